@@ -1,0 +1,205 @@
+"""The journal: what the service decided and recorded, as JSON Lines that outlive the process that wrote them.
+
+Two kinds of file lie in one folder, each named by the UTC day of writing and the writer's process id, so no two
+processes ever write to one file::
+
+    decisions-2026-11-21-4711.jsonl      one scored transaction a line: the features seen, the score, the decision
+    events-2026-11-21-4711.jsonl         one recorded event a line: {"table": "transactions", ...canonical row...}
+
+What is promised
+    A line is handed to the kernel in one ``write()`` before the caller is answered: a killed *process* loses nothing
+    that was answered. Lines are not synced one by one, for that costs milliseconds each: a *machine* that loses power
+    may lose the last seconds that its kernel had not written out. Files are synced when the day turns and on close.
+
+Values
+    Floats are written by Python's ``repr`` and read back to the same bits; NaN (a null) is written as ``null``;
+    timestamps are integer microseconds since 1970 UTC, in columns that end in ``_us``; decimals are strings.
+
+A process killed inside ``write()`` leaves a half-written last line. Readers skip it and report it; a writer that finds
+one at the end of its own file (a process id given out again) ends it with a newline first, so that it spoils nothing after it.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Journal", "Location", "now_us", "read_decisions", "read_events", "read_lines", "row_of_event"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_US = 86_400_000_000
+_MICROSECOND = timedelta(microseconds=1)
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_log = logging.getLogger(__name__)
+
+def now_us() -> int:
+    """The machine's clock, in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+Damage = Callable[[Path, int, str], None]
+"""Called with (file, line number from 1, what is wrong) for every line that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a line stands: the file's name within the folder, its first byte, and its length with the newline."""
+
+    file: str
+    offset: int
+    length: int
+
+
+class Journal:
+    """Appends to the journal in ``folder`` (made if absent). Not thread-safe: one writer a process.
+
+    Args:
+        folder: where the files lie.
+        clock_us: microseconds since 1970 UTC; names the day of a line.
+    """
+
+    def __init__(self, folder: Path, clock_us: Callable[[], int] = now_us) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._clock_us = clock_us
+        self._files: dict[str, _AppendOnly] = {}
+
+    def decision(self, record: Mapping[str, Any]) -> Location:
+        """Append one decision; the caller has put None for NaN.
+
+        Raises:
+            OSError: the line could not be written whole; nothing of it is left in the file.
+        """
+        return self._append("decisions", record)
+
+    def event(self, table: str, row: Mapping[str, Any]) -> Location:
+        """Append one recorded event: a canonical row of ``table`` with aware datetimes and decimals as they are.
+
+        Raises:
+            OSError: the line could not be written whole; nothing of it is left in the file.
+        """
+        return self._append("events", {"table": table, **_plain(row)})
+
+    def read(self, location: Location) -> dict[str, Any]:
+        """The line at ``location``, which an earlier :meth:`decision` or :meth:`event` of this folder returned."""
+        with (self.folder / location.file).open("rb") as file:
+            file.seek(location.offset)
+            line: dict[str, Any] = json.loads(file.read(location.length))
+        return line
+
+    def close(self) -> None:
+        """Sync and close the files."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def _append(self, kind: str, record: Mapping[str, Any]) -> Location:
+        line = (_encode(record) + "\n").encode()
+        return self._file(kind).append(line)
+
+    def _file(self, kind: str) -> "_AppendOnly":
+        day = self._clock_us() // _DAY_US
+        file = self._files.get(kind)
+        if file is None or file.day != day:
+            if file is not None:
+                file.close()
+            name = f"{kind}-{_EPOCH + timedelta(days=day):%Y-%m-%d}-{os.getpid()}.jsonl"
+            file = self._files[kind] = _AppendOnly(self.folder / name, day)
+        return file
+
+
+class _AppendOnly:
+    """One open file; ``size`` is kept by count, since nobody else writes to it."""
+
+    def __init__(self, path: Path, day: int) -> None:
+        self.path, self.day = path, day
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._size = os.fstat(self._fd).st_size
+        if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
+            self.append(b"\n")
+
+    def append(self, line: bytes) -> Location:
+        offset = self._size
+        try:
+            written = os.write(self._fd, line)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot append to the journal: {error.strerror}", str(self.path)) from error
+        if written != len(line):
+            os.ftruncate(self._fd, offset)
+            raise OSError(f"{self.path}: only {written} of {len(line)} bytes written: is the disk full?")
+        self._size += written
+        return Location(self.path.name, offset, written)
+
+    def close(self) -> None:
+        os.fsync(self._fd)
+        os.close(self._fd)
+
+
+def read_decisions(folder: Path, *, on_damage: Damage | None = None) -> Iterator[dict[str, Any]]:
+    """The journalled decisions, file by file in order of (day, process), each in order of writing.
+
+    An empty or absent folder has none. A line that cannot be read is skipped, and reported to ``on_damage``
+    (None: a warning in the log).
+    """
+    return _read(folder, "decisions", on_damage)
+
+
+def read_events(folder: Path, *, on_damage: Damage | None = None) -> Iterator[dict[str, Any]]:
+    """The recorded events, as :func:`read_decisions` reads decisions: at least once each, so an id may come twice."""
+    return _read(folder, "events", on_damage)
+
+
+def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[Location, bytes]]:
+    """The lines of one file from byte ``offset`` on, the last one maybe without its newline."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            yield Location(path.name, offset, len(line)), line
+            offset += len(line)
+
+
+def row_of_event(event: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A journalled event as (table, canonical row), with aware datetimes again; ``amount`` stays a decimal string."""
+    row: dict[str, Any] = {}
+    for name, value in event.items():
+        if name.endswith("_timestamp_us"):
+            row[name.removesuffix("_us")] = None if value is None else _EPOCH + timedelta(microseconds=value)
+        elif name != "table":
+            row[name] = value
+    return event["table"], row
+
+
+def _read(folder: Path, kind: str, on_damage: Damage | None) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob(f"{kind}-*.jsonl")):
+        for number, (_, line) in enumerate(read_lines(path), start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                _report(on_damage, path, number, line)
+                continue
+            yield record
+
+
+def _report(on_damage: Damage | None, path: Path, number: int, line: bytes) -> None:
+    if line == b"\n":
+        return
+    cut = "half-written" if not line.endswith(b"\n") else "not JSON"
+    what = f"{cut}, begins {line[:60]!r}; skipped"
+    if on_damage is not None:
+        on_damage(path, number, what)
+    else:
+        _log.warning("%s: line %d: %s", path, number, what)
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        if name.endswith("_timestamp"):
+            plain[f"{name}_us"] = None if value is None else (value - _EPOCH) // _MICROSECOND
+        else:
+            plain[name] = value if value is None or isinstance(value, int | float | str) else str(value)
+    return plain

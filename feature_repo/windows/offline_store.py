@@ -1,0 +1,270 @@
+"""Feast's DuckDB offline store, with windowed views computed exactly.
+
+Windowed views go to ``offline.py``, plain views to one ``ASOF`` join each, on-demand transforms to the same numpy functions
+that serve. A retrieval is lazy: nothing is read before its result is asked for.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from feast import FeatureView, RepoConfig
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
+from feast.infra.offline_stores.duckdb import _write_data_source as write_data_source
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.saved_dataset import SavedDatasetStorage
+
+from feature_repo.windows.offline import compute
+from feature_repo.windows.plain import point_in_time_join
+from feature_repo.windows.sources import source_sql
+from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
+from feature_repo.windows.transform import Transform, declared_transform
+
+KNOWN_AS_OF = "created_timestamp"
+
+
+class WindowedOfflineStoreConfig(DuckDBOfflineStoreConfig):
+    """Settings of ``WindowedOfflineStore``; those of Feast's DuckDB store and:
+
+    memory_limit: most memory DuckDB may use, such as ``4GB``; beyond it, it works on disk. Default: DuckDB's own.
+    """
+
+    type: str = "feature_repo.windows.offline_store.WindowedOfflineStore"
+    memory_limit: str | None = None
+
+
+class WindowedRetrievalJob(RetrievalJob):
+    """A point-in-time retrieval, run when its result is asked for."""
+
+    def __init__(
+        self,
+        run: Callable[[], pa.Table],
+        full_feature_names: bool,
+        on_demand: list[OnDemandFeatureView],
+        metadata: RetrievalMetadata | None,
+        repo_path: Path | None,
+    ) -> None:
+        self._run = run
+        self._full_feature_names = full_feature_names
+        self._on_demand = on_demand
+        self._metadata = metadata
+        self._repo_path = repo_path
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether features are named ``view__feature``."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """On-demand views left to Feast: those not declared as a ``Transform`` of this project."""
+        return self._on_demand
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """Features, keys and time range of the retrieval."""
+        return self._metadata
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._run()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._run().to_pandas()
+
+    def persist(
+        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
+    ) -> None:
+        """Write the result, transforms and all, to a Parquet or Delta file storage.
+
+        Raises:
+            SavedDatasetLocationAlreadyExists: something is there and ``allow_overwrite`` is not given.
+        """
+        import ibis
+
+        if not isinstance(storage, SavedDatasetFileStorage):
+            raise ValueError(f"storage {type(storage).__name__}: this store persists to SavedDatasetFileStorage")
+        table = ibis.memtable(self.to_arrow(timeout=timeout))
+        write_data_source(table, storage.to_data_source(), str(self._repo_path or "."), "overwrite", allow_overwrite)
+
+
+class WindowedOfflineStore(DuckDBOfflineStore):
+    """Offline store: exact windows, ASOF joins for plain views, everything else as Feast's DuckDB store."""
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+    ) -> RetrievalJob:
+        """Features of every entity row as of its instant.
+
+        Args:
+            entity_df: a frame, or a DuckDB query, with join keys, ``event_timestamp`` and, optionally, ``created_timestamp``:
+                the instant at which the question is asked, if later or earlier than the event. Times without a zone are UTC.
+
+        Raises:
+            ValueError: no usable event timestamp, with the rows; a missing join key; what ``view_spec`` refuses.
+        """
+        frame = _entity_frame(entity_df)
+        time_column = infer_event_timestamp_from_entity_df(dict(zip(frame.columns, frame.dtypes, strict=True)))
+        instants = _instants(frame, time_column)
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        ours = [(view, t) for view in on_demand if (t := declared_transform(view)) is not None]
+        entities = registry.list_entities(project, allow_cache=True)
+        requested = {view.projection.name_to_use(): _requested(view, feature_refs) for view in feature_views}
+        specs = {
+            view.name: view_spec(view, [e for e in entities if e.name in view.entities]).only(
+                set(requested[view.projection.name_to_use()])
+            )
+            for view in feature_views
+            if is_windowed(view)
+        }
+
+        def run() -> pa.Table:
+            retrieval = _Retrieval(config, frame, time_column, instants, full_feature_names, filter_by_created_timestamp)
+            for view in feature_views:
+                retrieval.add_view(view, requested[view.projection.name_to_use()], specs.get(view.name))
+            for view, transform in ours:
+                retrieval.add_transform(view, transform, feature_refs)
+            return retrieval.table()
+
+        span = [pd.Timestamp(v, unit="us", tz="UTC").to_pydatetime() for v in (instants.min(), instants.max())] if len(instants) else [None, None]  # fmt: skip
+        metadata = RetrievalMetadata(
+            features=list(feature_refs), keys=[c for c in frame.columns if c != time_column],
+            min_event_timestamp=span[0], max_event_timestamp=span[1],
+        )  # fmt: skip
+        rest = [view for view in on_demand if declared_transform(view) is None]
+        return WindowedRetrievalJob(run, full_feature_names, rest, metadata, config.repo_path)
+
+
+class _Retrieval:
+    """One run: the entity table in DuckDB, and the columns added to it."""
+
+    def __init__(
+        self, config: RepoConfig, frame: pd.DataFrame, time_column: str, instants: np.ndarray[Any, Any],
+        full_names: bool, filter_by_created: bool,
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._full_names = full_names
+        self._filter_by_created = filter_by_created
+        self._time_column = time_column
+        self._connection = duckdb.connect()
+        self._connection.execute("SET TimeZone = 'UTC'")
+        limit = getattr(config.offline_store, "memory_limit", None)
+        if limit:
+            self._connection.execute("SET memory_limit = ?", [limit])
+        entity = pa.Table.from_pandas(frame, preserve_index=False)
+        moment = pa.array(instants).cast(pa.timestamp("us", tz="UTC"))
+        self._columns = {name: entity.column(name) for name in entity.column_names}
+        self._columns[time_column] = moment
+        self._known_given = KNOWN_AS_OF in frame.columns and KNOWN_AS_OF != time_column
+        known = _microseconds_of(frame[KNOWN_AS_OF], KNOWN_AS_OF) if self._known_given else instants
+        self._rows = len(frame)
+        self._connection.register(
+            "entity_rows",
+            entity.drop_columns([c for c in (time_column, KNOWN_AS_OF) if c in entity.column_names])
+            .append_column("__instant", pa.array(instants))
+            .append_column("__known", pa.array(known))
+            .append_column("__row", pa.array(np.arange(self._rows))),
+        )
+        self._connection.execute("CREATE TEMP TABLE asks AS SELECT * FROM entity_rows")
+        self._entity_columns = set(entity.column_names)
+
+    def add_view(self, view: FeatureView, features: list[str], spec: ViewSpec | None) -> None:
+        source = source_sql(view.batch_source, self._config.repo_path)
+        join_keys = self._join_keys(view)
+        if spec is None:
+            added = point_in_time_join(
+                self._connection, view, source, join_keys, features, self._known_given or self._filter_by_created
+            )
+        elif spec.aggregates:
+            added = compute(self._connection, spec, source, join_keys, self._rows)
+        else:
+            added = {}
+        prefix = f"{view.projection.name_alias or view.name}__" if self._full_names else ""
+        for name in features:
+            self._columns[prefix + name] = added[name]
+
+    def add_transform(self, view: OnDemandFeatureView, transform: Transform, feature_refs: list[str]) -> None:
+        prefixes = {
+            feature.name: projection.name_to_use() if self._full_names else ""
+            for projection in view.source_feature_view_projections.values()
+            for feature in projection.features
+        }
+        inputs = {
+            name: self._columns[f"{prefixes[name]}__{name}" if prefixes.get(name) else name] for name in transform.inputs
+        }
+        outputs = transform.apply_arrow(inputs)
+        prefix = f"{view.projection.name_to_use()}__" if self._full_names else ""
+        for name in _requested(view, feature_refs):
+            self._columns[prefix + name] = outputs[name]
+
+    def table(self) -> pa.Table:
+        self._connection.close()
+        return pa.table(self._columns)
+
+    def _join_keys(self, view: FeatureView) -> dict[str, str]:
+        renamed = view.projection.join_key_map or {}
+        join_keys = {key: renamed.get(key, key) for key in view.join_keys}
+        for key, column in join_keys.items():
+            if column not in self._entity_columns and key != "__dummy_id":
+                raise ValueError(
+                    f"{view.name}: join key {column!r} is not in the entity rows, which have {sorted(self._entity_columns)}"
+                )
+        return join_keys
+
+
+def _entity_frame(entity_df: pd.DataFrame | str | None) -> pd.DataFrame:
+    if isinstance(entity_df, str):
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            return connection.execute(entity_df).df()
+    if isinstance(entity_df, pd.DataFrame):
+        return entity_df
+    raise ValueError("entity_df: give a pandas frame, or a SQL query, with the join keys and event_timestamp")
+
+
+def _requested(view: Any, feature_refs: list[str]) -> list[str]:
+    name = view.projection.name_to_use()
+    return [ref.split(":", 1)[1] for ref in feature_refs if ref.split(":", 1)[0] == name]
+
+
+def _instants(frame: pd.DataFrame, column: str) -> np.ndarray[Any, Any]:
+    return _microseconds_of(frame[column], column)
+
+
+def _microseconds_of(values: pd.Series, column: str) -> np.ndarray[Any, Any]:
+    """A column of times as int64 microseconds UTC; times without a zone are UTC, as in Feast.
+
+    Raises:
+        ValueError: null times, with the first rows.
+    """
+    if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
+        values = pd.to_datetime(values, utc=True)
+    missing = np.flatnonzero(values.isna().to_numpy())
+    if len(missing):
+        raise ValueError(f"{column}: null in {len(missing)} entity rows, first {missing[:5].tolist()}; give every row its instant")
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        values = values.dt.tz_convert("UTC").dt.tz_localize(None)
+    return values.to_numpy().astype("datetime64[us]").astype(np.int64)
+
+
+def as_utc(value: datetime) -> datetime:
+    """A datetime in UTC; one without a zone is UTC."""
+    from datetime import timezone
+
+    return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)

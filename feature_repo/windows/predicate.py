@@ -1,0 +1,174 @@
+"""The filter of a windowed view: a SQL boolean expression, parsed once, run in two places.
+
+Offline it becomes DuckDB SQL; online it is evaluated on one event. Both are derived from the same syntax tree, in which
+only columns, literals, comparisons, ``IN``, ``BETWEEN``, ``IS NULL`` and boolean operators may stand, so nothing a person
+writes in a declaration reaches the database as text. As in SQL, a comparison with null is unknown, and an event counts
+only where the whole expression is true.
+"""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+import sqlglot
+from sqlglot import expressions as sql
+
+Truth = bool | None
+Value = Callable[[Mapping[str, Any]], Any]
+
+_COMPARISONS: dict[type[sql.Expression], Callable[[Any, Any], bool]] = {
+    sql.EQ: lambda a, b: bool(a == b),
+    sql.NEQ: lambda a, b: bool(a != b),
+    sql.GT: lambda a, b: bool(a > b),
+    sql.GTE: lambda a, b: bool(a >= b),
+    sql.LT: lambda a, b: bool(a < b),
+    sql.LTE: lambda a, b: bool(a <= b),
+}
+
+
+class Predicate:
+    """A parsed filter.
+
+    Raises:
+        ValueError: the text is no SQL expression, or uses more than is allowed; the message names the part.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            self._tree = sqlglot.parse_one(text, dialect="duckdb")
+        except sqlglot.errors.ParseError as error:
+            raise ValueError(f"window.where {text!r}: not a SQL expression: {error}") from error
+        self._test = _boolean(self._tree, text)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns it reads, sorted."""
+        return tuple(sorted({column.name for column in self._tree.find_all(sql.Column)}))
+
+    @cached_property
+    def sql(self) -> str:
+        """The expression for DuckDB, written anew from the tree, names quoted."""
+        return self._tree.sql(dialect="duckdb", identify=True, comments=False)
+
+    def __call__(self, event: Mapping[str, Any]) -> bool:
+        """Whether the event counts.
+
+        Raises:
+            KeyError: the event lacks a column (a null column is present, with None).
+            TypeError: a value cannot be compared with the literal it is compared with.
+        """
+        return self._test(event) is True
+
+
+def _refuse(node: sql.Expression, text: str) -> ValueError:
+    return ValueError(
+        f"window.where {text!r}: {node.sql(dialect='duckdb')!r} ({type(node).__name__}) is not allowed; "
+        "use columns, literals, comparisons, IN, BETWEEN, IS NULL, AND, OR, NOT"
+    )
+
+
+def _boolean(node: sql.Expression, text: str) -> Callable[[Mapping[str, Any]], Truth]:
+    """Compile a boolean node to a function of the event, in SQL's three-valued logic."""
+    if isinstance(node, sql.Paren):
+        return _boolean(node.this, text)
+    if isinstance(node, sql.And | sql.Or):
+        return _connective(node, text)
+    if isinstance(node, sql.Not):
+        inner = _boolean(node.this, text)
+        return lambda event: None if (truth := inner(event)) is None else not truth
+    if type(node) in _COMPARISONS:
+        return _comparison(_COMPARISONS[type(node)], _value(node.left, text), _value(node.right, text))
+    if isinstance(node, sql.Is) and isinstance(node.expression, sql.Null):
+        operand = _value(node.this, text)
+        return lambda event: operand(event) is None
+    if isinstance(node, sql.Between) and set(node.args) >= {"this", "low", "high"}:
+        return _between(node, text)
+    if isinstance(node, sql.In) and node.expressions:
+        return _membership(node, text)
+    if isinstance(node, sql.Boolean):
+        constant = bool(node.this)
+        return lambda _event: constant
+    if isinstance(node, sql.Column):
+        return _flag(_value(node, text), node.name)
+    raise _refuse(node, text)
+
+
+def _flag(operand: Value, name: str) -> Callable[[Mapping[str, Any]], Truth]:
+    def test(event: Mapping[str, Any]) -> Truth:
+        value = operand(event)
+        if value is not None and not isinstance(value, bool):
+            raise TypeError(f"window.where: column {name!r} stands as a condition but holds {value!r}; compare it")
+        return value
+
+    return test
+
+
+def _connective(node: sql.And | sql.Or, text: str) -> Callable[[Mapping[str, Any]], Truth]:
+    left, right = _boolean(node.left, text), _boolean(node.right, text)
+    decisive = isinstance(node, sql.Or)
+
+    def test(event: Mapping[str, Any]) -> Truth:
+        truths = left(event), right(event)
+        if decisive in truths:
+            return decisive
+        return None if None in truths else not decisive
+
+    return test
+
+
+def _comparison(compare: Callable[[Any, Any], bool], left: Value, right: Value) -> Callable[[Mapping[str, Any]], Truth]:
+    def test(event: Mapping[str, Any]) -> Truth:
+        a, b = left(event), right(event)
+        if a is None or b is None:
+            return None
+        if isinstance(a, str) != isinstance(b, str):
+            raise TypeError(f"window.where: cannot compare {a!r} with {b!r}; one is text and the other is not")
+        return compare(a, b)
+
+    return test
+
+
+def _between(node: sql.Between, text: str) -> Callable[[Mapping[str, Any]], Truth]:
+    between = sql.And(this=sql.GTE(this=node.this, expression=node.args["low"]),
+                      expression=sql.LTE(this=node.this, expression=node.args["high"]))  # fmt: skip
+    return _boolean(between, text)
+
+
+def _membership(node: sql.In, text: str) -> Callable[[Mapping[str, Any]], Truth]:
+    operand = _value(node.this, text)
+    equals = [_comparison(_COMPARISONS[sql.EQ], operand, _value(item, text)) for item in node.expressions]
+
+    def test(event: Mapping[str, Any]) -> Truth:
+        truths = {equal(event) for equal in equals}
+        if True in truths:
+            return True
+        return None if None in truths else False
+
+    return test
+
+
+def _value(node: sql.Expression, text: str) -> Value:
+    """Compile a scalar node: a column, or a literal (whole numbers are int, others Decimal, as DuckDB types them)."""
+    if isinstance(node, sql.Paren):
+        return _value(node.this, text)
+    if isinstance(node, sql.Column) and not node.table:
+        name = node.name
+        return lambda event: event[name]
+    constant = _constant(node, text)
+    return lambda _event: constant
+
+
+def _constant(node: sql.Expression, text: str) -> Any:
+    if isinstance(node, sql.Neg):
+        return -_constant(node.this, text)
+    if isinstance(node, sql.Literal):
+        if node.is_string:
+            return node.name
+        return int(node.name) if node.is_int else Decimal(node.name)
+    if isinstance(node, sql.Boolean):
+        return bool(node.this)
+    if isinstance(node, sql.Null):
+        return None
+    raise _refuse(node, text)

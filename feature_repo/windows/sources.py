@@ -1,0 +1,60 @@
+"""Batch sources as DuckDB table expressions, at the Delta version that is asked for."""
+
+import glob
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from feast.data_format import DeltaFormat
+from feast.infra.offline_stores.file_source import FileSource
+
+from feature_repo.lake import read_sql, snapshot
+
+_PINNED: ContextVar[Mapping[str, int]] = ContextVar("pinned_versions", default={})
+
+
+@contextmanager
+def pinned(versions: Mapping[str, int]) -> Iterator[None]:
+    """Read the named sources at these Delta versions while the context lasts; other sources at their newest.
+
+    Retrievals read when their result is asked for, so that must happen inside:
+    ``with pinned({"transactions": 3}): table = store.get_historical_features(...).to_arrow()``.
+    """
+    token = _PINNED.set({**_PINNED.get(), **versions})
+    try:
+        yield
+    finally:
+        _PINNED.reset(token)
+
+
+def quote(name: str) -> str:
+    """A name as a SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def source_sql(source: FileSource, repo_path: Path | None) -> str:
+    """A DuckDB table expression over the files of a source, columns named as its field mapping says.
+
+    Raises:
+        FileNotFoundError: no Delta table, or no Parquet file, at the source's path.
+    """
+    path = FileSource.get_uri_for_file_path(repo_path, source.path)
+    if isinstance(source.file_format, DeltaFormat):
+        table = read_sql(snapshot(path, _PINNED.get().get(source.name)).files)
+    else:
+        table = read_sql(_parquet_files(path, source.name))
+    if not source.field_mapping:
+        return table
+    renames = ", ".join(f"{quote(old)} AS {quote(new)}" for old, new in sorted(source.field_mapping.items()))
+    return f"(SELECT * RENAME ({renames}) FROM {table})"
+
+
+def _parquet_files(path: str, name: str) -> tuple[str, ...]:
+    if "://" in path:
+        return (path,)
+    pattern = f"{path}/**/*.parquet" if Path(path).is_dir() else path
+    files = tuple(sorted(glob.glob(pattern, recursive=True)))
+    if not files:
+        raise FileNotFoundError(f"source {name!r}: no Parquet file at {path}; load the data, or correct the source's path")
+    return files

@@ -1,0 +1,213 @@
+"""What a windowed view declares, read from a native Feast ``StreamFeatureView`` into one frozen plan.
+
+The plan is all that the kernel, the offline store, the online store and the compute engine know of a view: they never
+look at Feast objects again, so a view means the same wherever it is computed.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from feast import Entity, FeatureView, StreamFeatureView
+from feast.infra.offline_stores.file_source import FileSource
+
+from feature_repo.windows.durations import microseconds, parse_duration
+from feature_repo.windows.functions import FUNCTIONS, Function
+from feature_repo.windows.predicate import Predicate
+
+WHERE_TAG, DELAY_TAG, EVENT_ID_TAG, SCALE_TAG = "window.where", "window.delay", "window.event_id", "window.scale"
+# Part of every state key: a new record format never reads the bytes of an old one.
+STATE_FORMAT = 1
+
+
+@dataclass(frozen=True, order=True)
+class StoredColumn:
+    """A value kept with each event: ``number`` as a scaled int64, ``code`` as 64 bits of the value's MD5."""
+
+    name: str
+    kind: str
+    scale: int = 0
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One output of a view: ``function`` of ``column`` over ``window_us`` microseconds."""
+
+    name: str
+    function: str
+    column: str
+    window_us: int
+
+    @property
+    def row(self) -> Function:
+        """The function's row in the table of functions."""
+        return FUNCTIONS[self.function]
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """A windowed view, resolved.
+
+    Attributes:
+        view: the Feast view's name.
+        source: name of the batch source whose events it aggregates; also the name events are recorded under.
+        keys: the view's join keys, in the order of its entities, as columns of the source.
+        event_id: column that identifies an event; deliveries of one id count once.
+        timestamp: event-time column. ``created``: known-time column, or empty when events are known as they happen.
+        where: filter as SQL text, empty for all events.
+        delay_us: how long an event waits before it counts, in microseconds.
+        aggregates: outputs, in declaration order.
+        scales: decimal places of decimal columns, as (column, places).
+    """
+
+    view: str
+    source: str
+    keys: tuple[str, ...]
+    event_id: str
+    timestamp: str
+    created: str
+    where: str
+    delay_us: int
+    aggregates: tuple[Aggregate, ...]
+    scales: tuple[tuple[str, int], ...] = ()
+
+    @cached_property
+    def predicate(self) -> Predicate | None:
+        """The parsed filter, or None for a view of all events."""
+        return Predicate(self.where) if self.where else None
+
+    @cached_property
+    def columns(self) -> tuple[StoredColumn, ...]:
+        """The values kept with each event, sorted."""
+        scales = dict(self.scales)
+        return tuple(
+            sorted(
+                {
+                    StoredColumn(a.column, a.row.needs, scales.get(a.column, 0) if a.row.needs == "number" else 0)
+                    for a in self.aggregates
+                    if a.row.needs != "events"
+                }
+            )
+        )
+
+    @cached_property
+    def windows_us(self) -> tuple[int, ...]:
+        """The distinct windows, ascending."""
+        return tuple(sorted({a.window_us for a in self.aggregates}))
+
+    @property
+    def horizon_us(self) -> int:
+        """How far before an instant its oldest countable event may lie."""
+        return self.delay_us + self.windows_us[-1]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether events at one instant must be put in the order of their ids."""
+        return any(a.row.ordered for a in self.aggregates)
+
+    @cached_property
+    def program(self) -> NDArray[np.int64]:
+        """The aggregates for the kernel, int64[a, 3]: function, index in ``columns`` (-1 none), index in ``windows_us``."""
+        columns = {(column.name, column.kind): index for index, column in enumerate(self.columns)}
+        windows = {window: index for index, window in enumerate(self.windows_us)}
+        rows = [(a.row.code, columns.get((a.column, a.row.needs), -1), windows[a.window_us]) for a in self.aggregates]
+        return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+    @cached_property
+    def windows(self) -> NDArray[np.int64]:
+        """``windows_us`` as int64[w]."""
+        return np.array(self.windows_us, dtype=np.int64)
+
+    def only(self, names: set[str]) -> "ViewSpec":
+        """The same view with just these outputs, in declaration order."""
+        kept = tuple(a for a in self.aggregates if a.name in names)
+        return ViewSpec(**{**self.__dict_of_fields(), "aggregates": kept})
+
+    @cached_property
+    def state_digest(self) -> str:
+        """Names the state's content and format: views that would keep other bytes never share a key. 16 hex digits."""
+        content = [STATE_FORMAT, self.source, self.keys, self.event_id, self.timestamp, self.created, self.where]
+        layout = [[c.name, c.kind, c.scale] for c in self.columns]
+        return _digest([*content, layout, self.horizon_us])[:16]
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the meaning of every output: equal digests give equal bits. 64 hex digits."""
+        fields = {name: value for name, value in self.__dict_of_fields().items() if name != "aggregates"}
+        outputs = [[a.name, a.function, a.column, a.window_us] for a in self.aggregates]
+        return _digest([STATE_FORMAT, sorted(fields.items()), outputs])
+
+    def __dict_of_fields(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, default=list).encode()).hexdigest()
+
+
+def is_windowed(view: object) -> bool:
+    """Whether this project computes the view: a stream feature view with aggregations."""
+    return isinstance(view, StreamFeatureView) and bool(view.aggregations)
+
+
+def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
+    """Resolve a Feast view, checking all of it.
+
+    Args:
+        view: a stream feature view with aggregations, fresh or from a registry.
+        entities: the entities that it names, in any order.
+
+    Raises:
+        ValueError: anything that the engine cannot compute exactly; the message names view, part and way out.
+    """
+    source = view.batch_source
+    if not isinstance(source, FileSource):
+        raise ValueError(f"{view.name}: batch source {type(source).__name__}: the windows engine reads file and Delta sources")
+    if not view.timestamp_field:
+        raise ValueError(f"{view.name}: no timestamp_field; name the source's event-time column")
+    join_keys = {entity.name: entity.join_key for entity in entities}
+    predicate = Predicate(view.tags[WHERE_TAG]) if view.tags.get(WHERE_TAG) else None
+    spec = ViewSpec(
+        view=view.name,
+        source=source.name,
+        keys=tuple(join_keys[name] for name in view.entities),
+        event_id=view.tags.get(EVENT_ID_TAG, ""),
+        timestamp=view.timestamp_field,
+        created=source.created_timestamp_column or "",
+        where=predicate.sql if predicate else "",
+        delay_us=microseconds(parse_duration(view.tags.get(DELAY_TAG, "0s"))),
+        aggregates=tuple(_aggregate(view.name, a) for a in view.aggregations),
+        scales=tuple(sorted((str(c), int(s)) for c, s in json.loads(view.tags.get(SCALE_TAG, "{}")).items())),
+    )
+    _check(spec)
+    return spec
+
+
+def _aggregate(view: str, declared: object) -> Aggregate:
+    function = getattr(declared, "function", "")
+    window = getattr(declared, "time_window", None)
+    where = f"{view}: aggregation {getattr(declared, 'name', '') or declared!r}"
+    if function not in FUNCTIONS:
+        raise ValueError(f"{where}: function {function!r} is not known; use one of {', '.join(FUNCTIONS)}")
+    if not isinstance(window, timedelta) or window <= timedelta(0):
+        raise ValueError(f"{where}: time_window is {window}; give a positive timedelta")
+    column = getattr(declared, "column", "")
+    if (FUNCTIONS[function].needs != "events") and not column:
+        raise ValueError(f"{where}: {function} needs a column")
+    name = getattr(declared, "name", "") or f"{function}_{column}_{int(window.total_seconds())}s"
+    return Aggregate(name, function, column if FUNCTIONS[function].needs != "events" else "", microseconds(window))
+
+
+def _check(spec: ViewSpec) -> None:
+    names = [a.name for a in spec.aggregates]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise ValueError(f"{spec.view}: aggregations {doubled} are declared twice; remove one of each")
+    if not spec.keys:
+        raise ValueError(f"{spec.view}: no entity; windows are kept by key, so name at least one entity")
+    if not spec.event_id:
+        raise ValueError(f"{spec.view}: tag {EVENT_ID_TAG} is missing; name the column that identifies an event")
