@@ -6,8 +6,8 @@ The rule, in exact integers throughout:
 2. it is multiplied by the day's rate (8 decimals at most);
 3. the product is rounded to the cent, halves to the even cent.
 
-Rates are ``currency_rates.csv`` beside this module (source and accuracy named there): a row holds from its UTC day until
-the currency's next row. US dollars need none.
+Rates are ``currency_rates.csv`` beside this module (source and accuracy named there): a row holds from its
+UTC day until the currency's next row. US dollars need none.
 """
 
 import csv
@@ -34,7 +34,7 @@ _FIRST_DAY, _LAST_DAY = date(1, 1, 1), date(9999, 12, 31)
 
 @dataclass(frozen=True)
 class _Rates:
-    """One currency's rates by day, ascending; ``rates_e8[i]`` holds from ``days[i]`` to the day before ``days[i + 1]``."""
+    """One currency's rates, ascending: ``rates_e8[i]`` holds from ``days[i]`` until ``days[i + 1]``."""
 
     days: tuple[date, ...]
     rates_e8: tuple[int, ...]
@@ -118,7 +118,7 @@ def _rate_e8(currency: str, day: date) -> int:
 
 
 def rates_table() -> pa.Table:
-    """The rates for a join: ``currency``, ``from_us`` and ``until_us`` (half open, microseconds UTC), ``rate_e8``."""
+    """The rates for a join: ``currency``, ``from_us``, ``until_us`` (half open, UTC), ``rate_e8``."""
     rows = []
     for name, rates in sorted(_RATES.items()):
         ends = (*rates.days[1:], _LAST_DAY)
@@ -140,7 +140,7 @@ def usd_cents_sql(amount: str, rate_e8: str) -> str:
         amount: a SQL expression of type ``DECIMAL(18, 4)``, 0 or more.
         rate_e8: a SQL expression of the day's rate in 1/10^8 dollars, integer.
     """
-    product = f"(CAST({amount} * 10000 AS HUGEINT) * {rate_e8})"
+    product = f"(CAST(CAST({amount} AS DECIMAL(28, 4)) * 10000 AS HUGEINT) * {rate_e8})"
     cents, rest = f"({product} // {_PER_CENT})", f"(2 * ({product} % {_PER_CENT}))"
     up = f"({rest} > {_PER_CENT} OR ({rest} = {_PER_CENT} AND {cents} % 2 = 1))"
     return f"CAST({cents} + CASE WHEN {up} THEN 1 ELSE 0 END AS BIGINT)"

@@ -1,4 +1,4 @@
-"""Which chargeback reason codes mean suspected fraud: ``reason_codes.csv`` beside this module, its sources named there.
+"""Which chargeback reason codes mean suspected fraud: ``reason_codes.csv``, its sources named there.
 
 Only these make a transaction fraudulent; a dispute about goods, an amount or a processing error does not.
 """
