@@ -1,22 +1,25 @@
-"""The journal: what the service decided and recorded, as JSON Lines that outlive the process that wrote them.
+"""The journal: what the service decided and recorded, as JSON Lines that outlive the process.
 
-Two kinds of file lie in one folder, each named by the UTC day of writing and the writer's process id, so no two
-processes ever write to one file::
+Two kinds of file lie in one folder, each named by the UTC day of writing and the writer's process id,
+so no two processes ever write to one file::
 
-    decisions-2026-11-21-4711.jsonl      one scored transaction a line: the features seen, the score, the decision
-    events-2026-11-21-4711.jsonl         one recorded event a line: {"table": "transactions", ...canonical row...}
+    decisions-2026-11-21-4711.jsonl   one scored transaction a line: features seen, score, decision
+    events-2026-11-21-4711.jsonl      one recorded event a line: {"table": "transactions", ...row...}
 
 What is promised
-    A line is handed to the kernel in one ``write()`` before the caller is answered: a killed *process* loses nothing
-    that was answered. Lines are not synced one by one, for that costs milliseconds each: a *machine* that loses power
-    may lose the last seconds that its kernel had not written out. Files are synced when the day turns and on close.
+    A line is handed to the kernel in one ``write()`` before the caller is answered: a killed *process*
+    loses nothing that was answered. Lines are not synced one by one, which costs milliseconds each: a
+    *machine* that loses power may lose the last seconds, those that its kernel had not written out.
+    Files are synced when the day turns and on close.
 
 Values
-    Floats are written by Python's ``repr`` and read back to the same bits; NaN (a null) is written as ``null``;
-    timestamps are integer microseconds since 1970 UTC, in columns that end in ``_us``; decimals are strings.
+    Floats are written by Python's ``repr`` and read back to the same bits; NaN (a null) is ``null``;
+    timestamps are integer microseconds since 1970 UTC, in columns that end in ``_us``; decimals are
+    strings.
 
-A process killed inside ``write()`` leaves a half-written last line. Readers skip it and report it; a writer that finds
-one at the end of its own file (a process id given out again) ends it with a newline first, so that it spoils nothing after it.
+A process killed inside ``write()`` leaves a half-written last line. Readers skip it and report it; a
+writer that finds one at the end of its own file (a process id given out again) ends it with a newline
+first, so that it spoils nothing after it.
 """
 
 import json
@@ -37,6 +40,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _log = logging.getLogger(__name__)
 
+
 def now_us() -> int:
     """The machine's clock, in microseconds since 1970 UTC."""
     return time.time_ns() // 1000
@@ -48,7 +52,7 @@ Damage = Callable[[Path, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a line stands: the file's name within the folder, its first byte, and its length with the newline."""
+    """Where a line stands: the file's name, its first byte, and its length with the newline."""
 
     file: str
     offset: int
@@ -78,7 +82,7 @@ class Journal:
         return self._append("decisions", record)
 
     def event(self, table: str, row: Mapping[str, Any]) -> Location:
-        """Append one recorded event: a canonical row of ``table`` with aware datetimes and decimals as they are.
+        """Append one recorded event: a canonical row of ``table``, datetimes aware, decimals as they are.
 
         Raises:
             OSError: the line could not be written whole; nothing of it is left in the file.
@@ -86,7 +90,7 @@ class Journal:
         return self._append("events", {"table": table, **_plain(row)})
 
     def read(self, location: Location) -> dict[str, Any]:
-        """The line at ``location``, which an earlier :meth:`decision` or :meth:`event` of this folder returned."""
+        """The line at ``location``, as an earlier :meth:`decision` or :meth:`event` returned it."""
         with (self.folder / location.file).open("rb") as file:
             file.seek(location.offset)
             line: dict[str, Any] = json.loads(file.read(location.length))
@@ -127,7 +131,8 @@ class _AppendOnly:
         try:
             written = os.write(self._fd, line)
         except OSError as error:
-            raise OSError(error.errno, f"cannot append to the journal: {error.strerror}", str(self.path)) from error
+            why = f"cannot append to the journal: {error.strerror}"
+            raise OSError(error.errno, why, str(self.path)) from error
         if written != len(line):
             os.ftruncate(self._fd, offset)
             raise OSError(f"{self.path}: only {written} of {len(line)} bytes written: is the disk full?")
@@ -149,7 +154,7 @@ def read_decisions(folder: Path, *, on_damage: Damage | None = None) -> Iterator
 
 
 def read_events(folder: Path, *, on_damage: Damage | None = None) -> Iterator[dict[str, Any]]:
-    """The recorded events, as :func:`read_decisions` reads decisions: at least once each, so an id may come twice."""
+    """The recorded events, read likewise: each at least once, so an id may come twice."""
     return _read(folder, "events", on_damage)
 
 
@@ -163,7 +168,7 @@ def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[Location, bytes]]:
 
 
 def row_of_event(event: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A journalled event as (table, canonical row), with aware datetimes again; ``amount`` stays a decimal string."""
+    """A journalled event as (table, canonical row), datetimes aware again; ``amount`` stays a string."""
     row: dict[str, Any] = {}
     for name, value in event.items():
         if name.endswith("_timestamp_us"):

@@ -1,0 +1,145 @@
+"""The HTTP routes of the service, as an ASGI app: bodies in, answers or problems out."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
+
+from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, Problem, problem
+from bento.recording import STORE_FAILURES
+from bento.request import MAX_BODY_BYTES
+from bento.scoring import Reply
+from bento.serving import Serving
+
+__all__ = ["create_app"]
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Serving, bytes, int], Reply]
+
+
+def create_app() -> Starlette:
+    """The app; ``app.state.serving`` must be set before its first request."""
+    return Starlette(
+        routes=[
+            Route("/v1/score", _Post(Serving.score), methods=["POST"]),
+            Route("/v1/transactions", _Post(Serving.transaction), methods=["POST"]),
+            Route("/v1/chargebacks", _Post(Serving.chargeback), methods=["POST"]),
+            Route("/v1/model", _model, methods=["GET"]),
+            Route("/v1/{path:path}", _nothing_here),
+            Route(PROBLEMS_PATH + "/{kind}", _problem_kind, methods=["GET"]),
+            Route("/metrics", _metrics, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: _http_problem},
+    )
+
+
+class _Post:
+    """One POST route as a bare ASGI app: a decision is spared the making of request and response objects."""
+
+    def __init__(self, handle: Handler) -> None:
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_ns = time.perf_counter_ns()
+        serving: Serving = scope["app"].state.serving
+        try:
+            body = await _body(scope, receive)
+            reply = self._handle(serving, body, started_ns)
+        except Problem as error:
+            serving.metrics.problems.labels(error.kind).inc()
+            await _send(send, error.status, MEDIA_TYPE, error.body())
+        except STORE_FAILURES as error:
+            serving.metrics.errors.labels("store").inc()
+            _log.error("the store or the journal does not answer", exc_info=error)
+            refusal = Problem("unavailable", "nothing was decided; send the same request again in a moment")
+            await _send(send, refusal.status, MEDIA_TYPE, refusal.body(), (b"retry-after", b"1"))
+        except Exception as error:  # the last stand: the sender gets an answer, the log gets the rest
+            serving.metrics.errors.labels("internal").inc()
+            _log.error("request failed", exc_info=error, extra={"path": scope["path"]})
+            refusal = Problem("internal-error", "nothing was decided; the service's log says why")
+            await _send(send, refusal.status, MEDIA_TYPE, refusal.body())
+        else:
+            again = ((b"idempotent-replayed", b"true"),) if reply.repeated else ()
+            await _send(send, 200, "application/json", reply.body, *again)
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body.
+
+    Raises:
+        Problem: not declared as JSON, or over the limit; what is over is not read.
+    """
+    headers = dict(scope["headers"])
+    media_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if media_type != b"application/json":
+        shown = media_type.decode("latin-1")
+        raise Problem("media-type", f"the content type is {shown!r}; send 'content-type: application/json'")
+    if int(headers.get(b"content-length", b"0")) > MAX_BODY_BYTES:
+        raise _too_large()
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message: Message = await receive()
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large() -> Problem:
+    return Problem("body-too-large", f"more than {MAX_BODY_BYTES} bytes; send one transaction a request")
+
+
+async def _send(send: Send, status: int, media_type: str, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [
+        (b"content-type", media_type.encode()),
+        (b"content-length", str(len(body)).encode()),
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _model(request: Request) -> Response:
+    return JSONResponse(request.app.state.serving.model())
+
+
+async def _metrics(request: Request) -> Response:
+    body, media_type = request.app.state.serving.metrics.exposition()
+    return Response(body, headers={"content-type": media_type})
+
+
+async def _problem_kind(request: Request) -> Response:
+    name = request.path_params["kind"]
+    if name not in KINDS:
+        raise HTTPException(404)
+    kind = KINDS[name]
+    return JSONResponse({"type": f"{PROBLEMS_PATH}/{name}", "title": kind.title, "status": kind.status})
+
+
+async def _nothing_here(request: Request) -> Response:
+    raise HTTPException(404)
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    method, path = request.method, request.url.path
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        found = Problem("method-not-allowed", f"{method} {path}: use {allowed}")
+    else:
+        found = problem(
+            "not-found", None, f"{method} {path}: see /v1/score, /v1/transactions, /v1/chargebacks"
+        )
+    return Response(found.body(), found.status, dict(error.headers or {}), MEDIA_TYPE)

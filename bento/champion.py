@@ -1,0 +1,157 @@
+"""The champion that serves: loaded from the model registry, checked, and replaced as a whole.
+
+A background thread looks at the alias every few seconds. A new champion is loaded, checked and warmed
+there, then put in place by one assignment; a request in flight finishes with the one it began with. A
+champion that cannot serve is refused with its reason in the log, and the old one goes on.
+"""
+
+import gc
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from training.registry import MODEL_NAME, alias_version, load_champion
+
+from feature_repo.store import open_store
+from feature_repo.windows.plan import OnlinePlan
+from training.bundle import Bundle
+
+__all__ = ["MODEL_NAME", "POLL_S", "Champion", "Champions", "RefusedError", "prepare"]
+
+POLL_S = 5.0
+# A refused version is tried again now and then: what it lacked may come without a new version.
+_RETRY_POLLS = 6
+
+_log = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """A model version that cannot serve here, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """A model version, and the plan that reads exactly the features that it was trained on."""
+
+    bundle: Bundle
+    version: str
+    plan: OnlinePlan
+
+
+def prepare(bundle: Bundle, version: str) -> Champion:
+    """A champion that is checked and warm.
+
+    Raises:
+        RefusedError: it was trained on other definitions than are applied here, or no history is loaded.
+    """
+    plan = OnlinePlan.compile(open_store(), bundle.feature_service)
+    if plan.digest != bundle.definitions_digest:
+        raise RefusedError(
+            f"it was trained on definitions {bundle.definitions_digest[:12]} of {bundle.feature_service!r}, "
+            f"and {plan.digest[:12]} are applied here; apply its definitions, or train a model on these"
+        )
+    if plan.feature_names != bundle.feature_names:
+        raise RefusedError(
+            f"its features are not those of {bundle.feature_service!r}, in that order; train anew"
+        )
+    missing = plan.missing_state()
+    if missing:
+        raise RefusedError(
+            f"no history is loaded into the online state of {', '.join(missing)}; run feast materialize"
+        )
+    plan.warm()
+    _warm(bundle, plan)
+    return Champion(bundle, version, plan)
+
+
+def _warm(bundle: Bundle, plan: OnlinePlan) -> None:
+    columns = {**dict.fromkeys(plan.join_keys, ""), **dict.fromkeys(plan.request_columns, 1)}
+    row = {**columns, "event_timestamp_us": 1, "amount_usd_cents": 1}
+    score = float(bundle.score(plan.read([row]).values)[0])
+    bundle.decide(score, 1)
+    bundle.decide_without_model(row)
+
+
+class Champions:
+    """Holds the champion that serves, and follows the registry's alias.
+
+    Attributes:
+        current: the champion, or None before the first one; read it once a request.
+        refused: why the version that the alias names does not serve, or None.
+    """
+
+    def __init__(
+        self,
+        alias: Callable[[], str | None] = lambda: alias_version("champion"),
+        load: Callable[[], tuple[Bundle, str]] = load_champion,
+        prepare: Callable[[Bundle, str], Champion] = prepare,
+        on_change: Callable[[Champion], None] = lambda champion: None,
+    ) -> None:
+        self.current: Champion | None = None
+        self.refused: str | None = None
+        self._alias, self._load, self._prepare, self._on_change = alias, load, prepare, on_change
+        self._refused_version: str | None = None
+        self._polls_since_refusal = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="champion", daemon=True)
+
+    def refresh(self) -> bool:
+        """Look at the alias once, and bring in what it names; returns whether the champion changed.
+
+        Never raises: what goes wrong is logged, and the present champion goes on.
+        """
+        try:
+            version = self._alias()
+        except Exception as error:  # the registry may be anywhere, and its client raises anything
+            return self._refuse("?", f"the model registry does not answer: {error!r}")
+        if version is None:
+            return self._refuse("?", "no version has the alias 'champion'; run fraud train")
+        if self.current is not None and version == self.current.version:
+            self._accepted()
+            return False
+        if version == self._refused_version and self._polls_since_refusal < _RETRY_POLLS:
+            self._polls_since_refusal += 1
+            return False
+        return self._bring_in(version)
+
+    def start(self, poll_s: float = POLL_S) -> None:
+        """Follow the alias in a thread until ``stop``."""
+        self._poll_s = poll_s
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; returns when it has ended."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            if self.refresh():
+                # What the last model left is freed, and the new one never walked through by the collector.
+                gc.collect()
+                gc.freeze()
+
+    def _bring_in(self, version: str) -> bool:
+        try:
+            bundle, version = self._load()
+            champion = self._prepare(bundle, version)
+        except Exception as error:  # a bundle may be broken in any way; the old champion must go on
+            why = str(error) if isinstance(error, RefusedError) else repr(error)
+            return self._refuse(version, f"version {version} of model {MODEL_NAME!r} cannot serve: {why}")
+        self.current = champion
+        self._accepted()
+        self._on_change(champion)
+        _log.info("champion serves", extra={"model": MODEL_NAME, "version": version})
+        return True
+
+    def _accepted(self) -> None:
+        self.refused = self._refused_version = None
+
+    def _refuse(self, version: str, why: str) -> bool:
+        if why != self.refused:
+            serving = "rules" if self.current is None else f"version {self.current.version}"
+            _log.error("%s; %s go on", why, serving, extra={"version": version})
+        self.refused, self._refused_version, self._polls_since_refusal = why, version, 0
+        return False

@@ -1,0 +1,77 @@
+"""What is wrong with a request, as problem details (RFC 9457): JSON that names the field and the way out."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["KINDS", "MEDIA_TYPE", "PROBLEMS_PATH", "Kind", "Problem", "problem"]
+
+MEDIA_TYPE = "application/problem+json"
+PROBLEMS_PATH = "/problems"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of problem: its HTTP status and its title, the same at every occurrence."""
+
+    status: int
+    title: str
+
+
+KINDS = {
+    "body-too-large": Kind(413, "The body is too large"),
+    "conflict": Kind(409, "The id is taken by different content"),
+    "in-the-future": Kind(422, "The time lies in the future"),
+    "internal-error": Kind(500, "The service has failed"),
+    "invalid-json": Kind(400, "The body is not a JSON object"),
+    "invalid-value": Kind(422, "A field's value cannot be used"),
+    "media-type": Kind(415, "The body is not declared as JSON"),
+    "method-not-allowed": Kind(405, "The path takes another method"),
+    "missing-field": Kind(422, "A required field is missing"),
+    "not-found": Kind(404, "There is nothing at this path"),
+    "unavailable": Kind(503, "A part that the service needs does not answer"),
+    "unknown-field": Kind(422, "A field is not known"),
+    "unknown-transaction": Kind(422, "The transaction is not known here"),
+    "wrong-type": Kind(422, "A field has the wrong type"),
+}
+
+
+class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
+    """One request's problem, to be answered with ``status`` and ``body()``.
+
+    Attributes:
+        kind: a key of ``KINDS``.
+        detail: what is wrong here and what to do about it.
+        field: the offending field, a path such as ``transactions[3].amount``; None where there is none.
+    """
+
+    def __init__(self, kind: str, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.kind, self.detail, self.field = kind, detail, field
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return KINDS[self.kind].status
+
+    def document(self) -> dict[str, Any]:
+        """The members of the problem document; ``field`` only where there is one."""
+        kind = KINDS[self.kind]
+        members: dict[str, Any] = {
+            "type": f"{PROBLEMS_PATH}/{self.kind}",
+            "title": kind.title,
+            "status": kind.status,
+            "detail": self.detail,
+        }
+        if self.field is not None:
+            members["field"] = self.field
+        return members
+
+    def body(self) -> bytes:
+        """The problem document as JSON."""
+        return json.dumps(self.document()).encode()
+
+
+def problem(kind: str, field: str | None, why: str) -> Problem:
+    """A problem whose detail begins with the field that it is about."""
+    return Problem(kind, why if field is None else f"{field}: {why}", field)

@@ -1,0 +1,124 @@
+"""Events into the online state and the journal: each once, though the store fail or the sender repeat."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import redis
+
+from bento.metrics import Metrics
+from bento.problem import problem
+from bento.seen import DECISION, Entry, Seen, content_digest
+from feature_repo.journal import Journal
+from feature_repo.windows.recorder import EventRecorder
+
+__all__ = ["BACKLOG_LIMIT", "STORE_FAILURES", "Recorded", "Recording"]
+
+STORE_FAILURES = (redis.RedisError, OSError)
+"""What the store raises when it does not answer; anything else is a fault of the event or of the code."""
+
+BACKLOG_LIMIT = 100_000
+"""Scored events kept for a store that does not answer, about 100 MB; older ones reach the lake only."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recorded event: when it became known (microseconds since 1970 UTC), and if it was there before."""
+
+    known_us: int
+    repeated: bool
+
+
+class Recording:
+    """Records events of one process, in the order in which they are given. Not thread-safe."""
+
+    def __init__(
+        self,
+        recorder: EventRecorder,
+        journal: Journal,
+        seen: Seen,
+        metrics: Metrics,
+        clock_us: Callable[[], int],
+    ) -> None:
+        self.journal, self.seen = journal, seen
+        self._recorder, self._metrics, self._clock_us = recorder, metrics, clock_us
+        self._backlog: deque[dict[str, Any]] = deque(maxlen=BACKLOG_LIMIT)
+
+    def find(self, key: str, digest: str, *kinds: str) -> dict[str, Entry]:
+        """What is known of an id, of any of ``kinds``.
+
+        Raises:
+            Problem: it stands for other content.
+        """
+        found = {kind: entry for kind, entry in self.seen.find(key).items() if kind in kinds}
+        for entry in found.values():
+            if entry.digest != digest:
+                raise problem(
+                    "conflict", "transaction_id", "it was sent before with other content; use a new id"
+                )
+        return found
+
+    def record(self, table: str, event: Mapping[str, Any]) -> Recorded:
+        """Record an event that must reach the state now.
+
+        Raises:
+            Problem: the id stands for other content.
+            RedisError, OSError: the store or the journal does not answer; a retry is safe.
+        """
+        key, digest = event["transaction_id"], content_digest(event)
+        kinds = (table, DECISION) if table == "transactions" else (table,)
+        for entry in self.find(key, digest, *kinds).values():
+            return Recorded(self.journal.read(entry.location)["created_timestamp_us"], repeated=True)
+        self.drain()
+        known_us = self._recorder.record(table, [event])[0]
+        location = self.journal.event(table, _known(event, known_us))
+        self.seen.add(key, table, digest, location)
+        self._metrics.recorded.labels(table).inc()
+        return Recorded(known_us, repeated=False)
+
+    def record_scored(self, event: Mapping[str, Any]) -> int:
+        """Record a scored transaction, now or as soon as the store answers again; returns its known time.
+
+        An event that waits is known as of now by this process's clock, and in the state before any read.
+        """
+        try:
+            known_us = self._recorder.record("transactions", [event])[0]
+        except STORE_FAILURES as error:
+            created = event["created_timestamp"]
+            known_us = (
+                self._clock_us() if created is None else (created - _EPOCH) // timedelta(microseconds=1)
+            )
+            self._keep(_known(event, known_us), error)
+        self._metrics.recorded.labels("transactions").inc()
+        self.journal.event("transactions", _known(event, known_us))
+        return known_us
+
+    def drain(self) -> None:
+        """Record what waits for the store; call before a read, so that the read sees it.
+
+        Raises:
+            RedisError, OSError: the store still does not answer.
+        """
+        while self._backlog:
+            self._recorder.record("transactions", [self._backlog[0]])
+            self._backlog.popleft()
+            self._metrics.backlog.set(len(self._backlog))
+
+    def _keep(self, event: dict[str, Any], error: Exception) -> None:
+        self._backlog.append(event)
+        self._metrics.backlog.set(len(self._backlog))
+        self._metrics.errors.labels("record").inc()
+        _log.error(
+            "the store does not answer; the event waits",
+            extra={"transaction_id": event["transaction_id"], "error": repr(error)},
+        )
+
+
+def _known(event: Mapping[str, Any], known_us: int) -> dict[str, Any]:
+    return {**event, "created_timestamp": _EPOCH + timedelta(microseconds=known_us)}

@@ -1,0 +1,183 @@
+"""One transaction in, one decision out: read the features, score, decide, record, journal."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bento.champion import MODEL_NAME, Champion, Champions
+from bento.metrics import Metrics
+from bento.recording import Recording
+from bento.request import Transaction
+from bento.seen import DECISION, content_digest
+
+__all__ = ["STATUS_OF_DECISION", "Reply", "Scorer", "answer"]
+
+STATUS_OF_DECISION = {"approve": "approved", "review": "pending", "decline": "declined"}
+"""The status under which a decided transaction is recorded."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What is answered: JSON, and whether it is an earlier answer given again."""
+
+    body: bytes
+    repeated: bool = False
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the decision is made from; ``values`` is float64[1, f], or None where there were no features."""
+
+    values: Any
+    known_as_of_us: int
+    state_seen: dict[str, int]
+    degraded: str | None = None
+
+
+class Scorer:
+    """Decides on transactions, one at a time, in one thread.
+
+    When features or model cannot answer, rules on the request alone decide, and ``degraded`` says why.
+    With no model at all there are no rules either: then everything is for review.
+    """
+
+    def __init__(
+        self,
+        champions: Champions,
+        recording: Recording,
+        metrics: Metrics,
+        clock_us: Callable[[], int],
+    ) -> None:
+        self.champions = champions
+        self._recording, self._metrics, self._clock_us = recording, metrics, clock_us
+
+    def score(self, transaction: Transaction, started_ns: int) -> Reply:
+        """Decide, record and journal; a transaction that was decided before gets its first answer again.
+
+        Args:
+            transaction: as parsed.
+            started_ns: when the request arrived, by ``time.perf_counter_ns``.
+
+        Raises:
+            Problem: the id was sent before with other content.
+            OSError: the journal cannot be written; nothing is answered, and a retry is safe.
+        """
+        ends = [started_ns, time.perf_counter_ns()]
+        digest = content_digest(transaction.event(""))
+        recording = self._recording
+        found = recording.find(transaction.transaction_id, digest, DECISION, "transactions")
+        if DECISION in found:
+            self._metrics.repeats.inc()
+            return Reply(answer(recording.journal.read(found[DECISION].location)), repeated=True)
+        champion = self.champions.current
+        seen = self._read(champion, transaction)
+        ends.append(time.perf_counter_ns())
+        score, decision = self._decide(champion, transaction, seen)
+        ends.append(time.perf_counter_ns())
+        known_us = recording.record_scored(transaction.event(STATUS_OF_DECISION[decision]))
+        ends.append(time.perf_counter_ns())
+        record = _record(transaction, digest, champion, seen, score, decision)
+        record["created_timestamp_us"] = known_us
+        record["latency_us"] = (time.perf_counter_ns() - started_ns) // 1000
+        record["decided_at_us"] = self._clock_us()
+        location = recording.journal.decision(record)
+        recording.seen.add(transaction.transaction_id, DECISION, digest, location)
+        ends.append(time.perf_counter_ns())
+        self._metrics.stages(ends)
+        self._metrics.decisions.labels(decision, seen.degraded or "no").inc()
+        return Reply(answer(record))
+
+    def _read(self, champion: Champion | None, transaction: Transaction) -> _Seen:
+        known_us = transaction.created_timestamp_us or self._clock_us()
+        if champion is None:
+            return _Seen(None, known_us, {}, "no-model")
+        try:
+            self._recording.drain()
+            read = champion.plan.read([transaction.entity_row()])
+        except Exception as error:  # whatever it is, the payment must be decided: by the rules
+            self._failed("features", transaction, error)
+            return _Seen(None, known_us, {}, "features-unavailable")
+        state_seen = {view: int(count[0]) for view, count in read.state_seen.items()}
+        return _Seen(read.values, int(read.known_as_of_us[0]), state_seen)
+
+    def _decide(
+        self, champion: Champion | None, transaction: Transaction, seen: _Seen
+    ) -> tuple[float | None, str]:
+        if champion is None:
+            return None, "review"
+        if seen.values is not None:
+            try:
+                score = float(champion.bundle.score(seen.values)[0])
+                return score, champion.bundle.decide(score, transaction.amount_usd_cents)
+            except Exception as error:  # as above
+                self._failed("model", transaction, error)
+                seen.degraded = "model-failed"
+        return None, champion.bundle.decide_without_model(transaction.entity_row())
+
+    def _failed(self, part: str, transaction: Transaction, error: Exception) -> None:
+        self._metrics.errors.labels(part).inc()
+        _log.error(
+            "%s failed; the rules decide",
+            part,
+            exc_info=error,
+            extra={"transaction_id": transaction.transaction_id},
+        )
+
+
+def answer(record: Mapping[str, Any]) -> bytes:
+    """The answer that a journalled decision gave, the same bytes every time."""
+    name, version = record["model_name"], record["model_version"]
+    return _encode(
+        {
+            "transaction_id": record["transaction_id"],
+            "decision": record["decision"],
+            "score": record["score"],
+            "model": None if name is None else {"name": name, "version": version},
+            "feature_service": record["feature_service"],
+            "degraded": record["degraded"],
+            "latency_us": record["latency_us"],
+        }
+    ).encode()
+
+
+def _record(
+    transaction: Transaction,
+    digest: str,
+    champion: Champion | None,
+    seen: _Seen,
+    score: float | None,
+    decision: str,
+) -> dict[str, Any]:
+    return {
+        "transaction_id": transaction.transaction_id,
+        "content": digest,
+        "event_timestamp_us": transaction.event_timestamp_us,
+        "known_as_of_us": seen.known_as_of_us,
+        "customer_id": transaction.customer_id,
+        "terminal_id": transaction.terminal_id,
+        "request": transaction.request_columns(),
+        "features": {} if champion is None or seen.values is None else _features(champion, seen.values[0]),
+        "score": score,
+        "decision": decision,
+        "model_name": None if champion is None else MODEL_NAME,
+        "model_version": None if champion is None else champion.version,
+        "definitions_digest": None if champion is None else champion.bundle.definitions_digest,
+        "feature_service": None if champion is None else champion.bundle.feature_service,
+        "state_seen": seen.state_seen,
+        "degraded": seen.degraded,
+    }
+
+
+def _features(champion: Champion, values: np.ndarray) -> dict[str, float | None]:
+    names = champion.plan.feature_names
+    return {
+        name: None if value != value else value for name, value in zip(names, values.tolist(), strict=True)
+    }

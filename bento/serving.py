@@ -1,0 +1,181 @@
+"""The parts of the service put together: opened once at the start, closed once at the end."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bento.champion import MODEL_NAME, Champion, Champions
+from bento.metrics import Metrics
+from bento.problem import problem
+from bento.recording import Recorded, Recording
+from bento.request import (
+    Chargeback,
+    Transaction,
+    check_times,
+    parse_chargeback,
+    parse_json,
+    parse_transaction,
+    transaction_from,
+)
+from bento.scoring import Reply, Scorer
+from bento.seen import DECISION, Seen
+from feature_repo.journal import Journal, now_us
+from feature_repo.settings import settings
+from feature_repo.store import open_store
+from feature_repo.windows.recorder import EventRecorder
+
+__all__ = ["MAX_BATCH", "Serving"]
+
+MAX_BATCH = 500
+"""Transactions in one batch: what is read and scored well within the server's timeout of a second."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_OF_TRANSACTION = ("customer_id", "terminal_id", "event_timestamp", "amount_usd_cents")
+
+
+class Serving:
+    """Everything that one worker process serves with."""
+
+    def __init__(
+        self,
+        champions: Champions,
+        recording: Recording,
+        metrics: Metrics,
+        clock_us: Callable[[], int] = now_us,
+    ) -> None:
+        self.champions, self.recording, self.metrics = champions, recording, metrics
+        self._clock_us = clock_us
+        self._scorer = Scorer(champions, recording, metrics, clock_us)
+
+    @classmethod
+    def open(cls, clock_us: Callable[[], int] = now_us) -> "Serving":
+        """Open store and journal under the current settings, bring in the champion, and follow its alias."""
+        metrics = Metrics()
+        journal = Journal(settings().journal, clock_us)
+        seen = Seen(settings().journal)
+        recording = Recording(EventRecorder.compile(open_store()), journal, seen, metrics, clock_us)
+        champions = Champions(on_change=lambda champion: _show(metrics, champion))
+        champions.refresh()
+        champions.start()
+        return cls(champions, recording, metrics, clock_us)
+
+    def close(self) -> None:
+        """Stop following the alias; sync and close the journal."""
+        self.champions.stop()
+        self.recording.seen.close()
+        self.recording.journal.close()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a champion serves: one that was brought in once stays until another takes its place."""
+        return self.champions.current is not None
+
+    def score(self, body: bytes, started_ns: int) -> Reply:
+        """``POST /v1/score``: decide on a transaction, record it, journal what was seen."""
+        return self._scorer.score(parse_transaction(body, self._clock_us()), started_ns)
+
+    def transaction(self, body: bytes, started_ns: int) -> Reply:
+        """``POST /v1/transactions``: record a transaction that is decided elsewhere."""
+        transaction = parse_transaction(body, self._clock_us())
+        event = transaction.event("pending")
+        return _recorded("transactions", event, self.recording.record("transactions", event))
+
+    def chargeback(self, body: bytes, started_ns: int) -> Reply:
+        """``POST /v1/chargebacks``: record a chargeback, filling in its transaction from the journal."""
+        chargeback = parse_chargeback(body, self._clock_us())
+        event = self._with_transaction(chargeback)
+        return _recorded("chargebacks", event, self.recording.record("chargebacks", event))
+
+    def model(self) -> dict[str, Any]:
+        """``GET /v1/model``: what serves, and what stands in the way of what should."""
+        champion = self.champions.current
+        about: dict[str, Any] = {"ready": self.ready, "refused": self.champions.refused, "name": MODEL_NAME}
+        if champion is None:
+            return {**about, "version": None}
+        bundle = champion.bundle
+        return {
+            **about,
+            "version": champion.version,
+            "feature_service": bundle.feature_service,
+            "definitions_digest": bundle.definitions_digest,
+            "features": list(bundle.feature_names),
+        }
+
+    def score_batch(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Score transactions as of their own instants, each alone; nothing is recorded or journalled.
+
+        Raises:
+            Problem: a transaction is malformed, there are none or too many, or no champion serves.
+        """
+        if not 0 < len(transactions) <= MAX_BATCH:
+            raise problem(
+                "invalid-value", "transactions", f"there are {len(transactions)}; send 1 to {MAX_BATCH}"
+            )
+        champion = self.champions.current
+        if champion is None:
+            raise problem("unavailable", None, self.champions.refused or "no champion serves")
+        now = self._clock_us()
+        parsed = [
+            transaction_from(parse_json(json.dumps(given).encode()), now, f"transactions[{index}].")
+            for index, given in enumerate(transactions)
+        ]
+        return _what_if(champion, parsed)
+
+    def _with_transaction(self, chargeback: Chargeback) -> dict[str, Any]:
+        event = chargeback.event()
+        known = self._transaction_row(chargeback.transaction_id)
+        for name in _OF_TRANSACTION:
+            if known is None and event[name] is None:
+                raise problem(
+                    "unknown-transaction",
+                    name,
+                    f"transaction {chargeback.transaction_id!r} was not scored or recorded here, so "
+                    f"{', '.join(_OF_TRANSACTION)} of it must be sent",
+                )
+            if known is not None and event[name] not in (None, known[name]):
+                raise problem(
+                    "conflict",
+                    name,
+                    f"{event[name]} is not what the transaction has, {known[name]}; leave it out",
+                )
+            event[name] = event[name] if known is None else known[name]
+        check_times(event["event_timestamp"], event["created_timestamp"], self._clock_us())
+        return event
+
+    def _transaction_row(self, transaction_id: str) -> dict[str, Any] | None:
+        found = self.recording.seen.find(transaction_id)
+        entry = found.get(DECISION) or found.get("transactions")
+        if entry is None:
+            return None
+        line = self.recording.journal.read(entry.location)
+        row = {**line, **line.get("request", {})}
+        row["event_timestamp"] = _EPOCH + timedelta(microseconds=line["event_timestamp_us"])
+        return row
+
+
+def _recorded(table: str, event: Mapping[str, Any], recorded: Recorded) -> Reply:
+    created = (_EPOCH + timedelta(microseconds=recorded.known_us)).isoformat()
+    about = {"transaction_id": event["transaction_id"], "table": table, "created_timestamp": created}
+    return Reply(json.dumps(about).encode(), recorded.repeated)
+
+
+def _what_if(champion: Champion, transactions: list[Transaction]) -> list[dict[str, Any]]:
+    now = time.time_ns() // 1000
+    rows = [{"known_as_of_us": now, **transaction.entity_row()} for transaction in transactions]
+    scores = champion.bundle.score(champion.plan.read(rows).values).tolist()
+    return [
+        {
+            "transaction_id": transaction.transaction_id,
+            "decision": champion.bundle.decide(score, transaction.amount_usd_cents),
+            "score": score,
+            "model": {"name": MODEL_NAME, "version": champion.version},
+        }
+        for transaction, score in zip(transactions, scores, strict=True)
+    ]
+
+
+def _show(metrics: Metrics, champion: Champion) -> None:
+    metrics.model.clear()
+    metrics.model.labels(MODEL_NAME, champion.version).set(1)
