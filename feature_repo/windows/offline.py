@@ -46,7 +46,7 @@ def plan(spec: ViewSpec, source: str, types: dict[str, str], join_keys: dict[str
     keys = ", ".join(f"CAST({quote(join_keys[k])} AS {types[k]}) AS {quote(k)}" for k in spec.keys)
     using = ", ".join(quote(k) for k in spec.keys)
     same = " AND ".join(f"CAST(a.{quote(join_keys[k])} AS {types[k]}) = k.{quote(k)}" for k in spec.keys)
-    stored = "".join(f", {_stored_sql(c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns))
+    stored = "".join(f", {stored_sql(c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns))
     time = _time_sql(spec.timestamp)
     known = _time_sql(spec.created) if spec.created else time
     where = f" AND ({spec.where})" if spec.where else ""
@@ -121,7 +121,7 @@ def _check_columns(spec: ViewSpec, types: dict[str, str]) -> None:
             raise ValueError(f"{spec.view}: column {name!r} is not in source {spec.source!r}; it has {', '.join(sorted(types))}")
 
 
-def _stored_sql(column: StoredColumn, duckdb_type: str) -> str:
+def stored_sql(column: StoredColumn, duckdb_type: str) -> str:
     """A stored column as BIGINT."""
     name = quote(column.name)
     if column.kind == "code":

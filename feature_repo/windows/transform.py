@@ -6,7 +6,9 @@ timestamps carry no more). Feast stores a small function that finds the transfor
 no copy of the formula.
 """
 
+import hashlib
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +40,12 @@ class Transform:
     outputs: tuple[str, ...]
     function: Callable[[Mapping[str, Reals]], Mapping[str, Reals]]
 
+    @property
+    def digest(self) -> str:
+        """Names the formula: its declaration and its source text. 64 hex digits."""
+        text = repr((self.path, self.inputs, self.outputs)) + inspect.getsource(self.function)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def __call__(self, columns: Mapping[str, Reals]) -> dict[str, Reals]:
         """Apply to float64 arrays.
 
@@ -65,7 +73,7 @@ class Transform:
         """The transform as a Feast on-demand feature view."""
         path = self.path
 
-        def udf(frame: Any) -> Any:
+        def udf(frame: pd.DataFrame) -> pd.DataFrame:
             from feature_repo.windows.transform import resolve
 
             return resolve(path).apply_frame(frame)

@@ -1,0 +1,23 @@
+"""The feature store of this repository, opened and applied from Python as from Feast's command line."""
+
+from pathlib import Path
+
+from feast import FeatureStore
+
+from feature_repo.windows.digest import definitions_digest, service_features
+
+__all__ = ["REPO", "apply_definitions", "definitions_digest", "open_store", "service_features"]
+
+REPO = Path(__file__).resolve().parent
+
+
+def open_store() -> FeatureStore:
+    """The store of ``feature_repo`` under the current settings (see ``feature_repo.settings``)."""
+    return FeatureStore(repo_path=str(REPO))
+
+
+def apply_definitions(store: FeatureStore) -> None:
+    """Register everything that ``definitions.py`` names: ``feast apply`` without its prints."""
+    from feature_repo import definitions
+
+    store.apply([getattr(definitions, name) for name in definitions.__all__])

@@ -1,0 +1,180 @@
+"""The engine behind ``feast materialize``: history into the online state of windowed views.
+
+For a windowed view, ``materialize START END`` loads every event that became known in ``[START, END)`` and that a window asked at
+END or later can still reach. Going by known time makes incremental loads complete: an event that happened before the last load and became known
+after it is in the next. Loading is idempotent, and events recorded live meanwhile stay. Plain views go to Feast's local engine.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from feast import StreamFeatureView
+from feast.infra.common.materialization_job import MaterializationTask
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus
+from feast.infra.registry.base_registry import BaseRegistry
+
+from feature_repo.windows.keys import expiry_s, loaded_key, retention_us, state_key, view_prefix
+from feature_repo.windows.kernel import NULL
+from feature_repo.windows.offline import stored_sql
+from feature_repo.windows.scripts import Call, script
+from feature_repo.windows.sources import quote, source_sql
+from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
+from feature_repo.windows.state import FIXED, NOTHING_DROPPED, WORD, from_microseconds, to_microseconds
+
+_BATCH_ROWS = 1_000_000
+_KEYS_PER_ROUND_TRIP = 500
+
+
+class WindowedComputeEngine(LocalComputeEngine):
+    """Materializes windowed views as state, plain views as Feast does."""
+
+    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any) -> MaterializationJob:
+        if not is_windowed(task.feature_view):
+            return super()._materialize_one(registry, task, **kwargs)
+        job_id = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
+        try:
+            self._load(registry, task)
+        except Exception as error:
+            return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.ERROR, error=error)
+        return LocalMaterializationJob(job_id=job_id, status=MaterializationJobStatus.SUCCEEDED)
+
+    def _load(self, registry: BaseRegistry, task: MaterializationTask) -> None:
+        view = task.feature_view
+        spec = view_spec(view, [registry.get_entity(name, task.project) for name in view.entities])
+        source = source_sql(view.batch_source, self.repo_config.repo_path)
+        client = self.online_store._get_client(self.repo_config.online_store)
+        start, end = to_microseconds(task.start_time), to_microseconds(task.end_time)
+        prefix = view_prefix(task.project, spec)
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            load = HistoryLoad(connection, spec, source, start, end)
+            if client.get(loaded_key(task.project, spec)) is None:
+                load.refuse_a_gap()
+            total = load.keys()
+            bar = task.tqdm_builder(total) if task.tqdm_builder else None
+            for calls in load.calls(prefix):
+                script("load").run(client, calls)
+                if bar is not None:
+                    bar.update(len(calls))
+            if bar is not None:
+                bar.close()
+        client.set(loaded_key(task.project, spec), max(end, int(client.get(loaded_key(task.project, spec)) or end)))
+
+
+class HistoryLoad:
+    """What one materialization of one view reads, and the writes it comes to.
+
+    Args:
+        start, end: range of known time, microseconds, end excluded.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, spec: ViewSpec, source: str, start: int, end: int
+    ) -> None:
+        self._connection = connection
+        self._spec = spec
+        self._start = start
+        self._oldest = end - retention_us(spec)
+        types = dict(connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})").fetchall())
+        self._select = events_sql(spec, source, types, end)
+
+    def refuse_a_gap(self) -> None:
+        """Refuse a first load that leaves out events which the windows would need.
+
+        Raises:
+            ValueError: there are such events; the message names the start that has them all.
+        """
+        query = f"SELECT min(__known), count(*) FROM ({self._select}) WHERE __time >= {self._oldest} AND __known < {self._start}"
+        ((earliest, missing),) = self._connection.execute(query).fetchall()
+        if missing:
+            raise ValueError(
+                f"{self._spec.view}: {missing} events that its windows reach became known before the start "
+                f"{from_microseconds(self._start)}; materialize from {from_microseconds(earliest)} or earlier"
+            )
+
+    def keys(self) -> int:
+        """How many keys have events to load."""
+        names = ", ".join(quote(key) for key in self._spec.keys)
+        ((count,),) = self._connection.execute(f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM ({self._wanted()}))").fetchall()
+        return int(count)
+
+    def calls(self, prefix: bytes) -> Iterator[list[Call]]:
+        """The writes, some hundred keys at a time."""
+        width = (FIXED + len(self._spec.columns)) * WORD
+        left_out = (self._oldest - 1 if self._leaves_out() else NOTHING_DROPPED).to_bytes(WORD, "little", signed=True)
+        calls: list[Call] = []
+        for key, records in self._grouped():
+            calls.append(([state_key(prefix, key)], [records, width, left_out, expiry_s(self._spec)]))
+            if len(calls) == _KEYS_PER_ROUND_TRIP:
+                yield calls
+                calls = []
+        if calls:
+            yield calls
+
+    def _wanted(self) -> str:
+        return f"SELECT * FROM ({self._select}) WHERE __time >= {self._oldest} AND __known >= {self._start}"
+
+    def _leaves_out(self) -> bool:
+        query = f"SELECT EXISTS (SELECT 1 FROM ({self._select}) WHERE __time < {self._oldest})"
+        ((leaves_out,),) = self._connection.execute(query).fetchall()
+        return bool(leaves_out)
+
+    def _grouped(self) -> Iterator[tuple[Sequence[str], bytes]]:
+        """Each key with its records, in order; a key never spans two batches of the reader's making."""
+        names = [quote(key) for key in self._spec.keys]
+        query = f"{self._wanted()} ORDER BY {', '.join(names)}, __time, __id"
+        reader = self._connection.execute(query).to_arrow_reader(_BATCH_ROWS)
+        key: tuple[str, ...] | None = None
+        held: list[bytes] = []
+        for batch in reader:
+            for name, records in _runs(batch, self._spec):
+                if key is not None and name != key:
+                    yield key, b"".join(held)
+                    held = []
+                key = name
+                held.append(records)
+        if key is not None:
+            yield key, b"".join(held)
+
+
+def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> str:
+    """All events of a view known before ``end`` as records: keys as text, ``__time``, ``__known``, ``__id``, ``__v0``..."""
+    time = f"epoch_us(CAST({quote(spec.timestamp)} AS TIMESTAMPTZ))"
+    known = f"epoch_us(CAST({quote(spec.created)} AS TIMESTAMPTZ))" if spec.created else time
+    keys = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in spec.keys)
+    present = "".join(f" AND {quote(key)} IS NOT NULL" for key in spec.keys)
+    stored = "".join(f", {stored_sql(c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns))
+    where = f" AND ({spec.where})" if spec.where else ""
+    identity = f"md5_number_lower(CAST({quote(spec.event_id)} AS VARCHAR))"
+    return (
+        f"SELECT {keys}, {time} AS __time, {known} AS __known, {identity} AS __id{stored} FROM {source} "
+        f"WHERE {known} < {end}{present}{where}"
+    )
+
+
+def _runs(batch: pa.RecordBatch, spec: ViewSpec) -> Iterator[tuple[tuple[str, ...], bytes]]:
+    """Runs of rows with one key, as records."""
+    if batch.num_rows == 0:
+        return
+    names = ["__time", "__known", "__id", *(f"__v{i}" for i in range(len(spec.columns)))]
+    records = np.empty((batch.num_rows, len(names)), dtype="<i8")
+    for i, name in enumerate(names):
+        column = batch.column(name)
+        if column.null_count:
+            column = column.fill_null(pa.scalar(int(NULL) % 2**64 if pa.types.is_uint64(column.type) else int(NULL), column.type))
+        records[:, i] = column.to_numpy().view(np.int64)
+    change = np.zeros(batch.num_rows, dtype=bool)
+    change[0] = True
+    columns = [batch.column(key) for key in spec.keys]
+    for column in columns:
+        coded = column.dictionary_encode().indices.to_numpy()
+        change[1:] |= coded[1:] != coded[:-1]
+    starts = np.flatnonzero(change)
+    for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+        yield tuple(column[int(start)].as_py() for column in columns), records[start:stop].tobytes()

@@ -1,0 +1,42 @@
+"""Names of windowed state in Redis.
+
+A state's key starts with its project, view and the digest of what is kept, so a view whose state would hold other events or
+another format never reads old bytes; the entity's values follow, each with its length, so no two entities share a key.
+"""
+
+from collections.abc import Iterable
+
+from feature_repo.windows.spec import ViewSpec
+
+GRACE_US = 2 * 86_400_000_000  # how far behind the newest event of a key an instant may lie and still be answered
+
+
+def state_prefix(project: str, view: str) -> bytes:
+    """What every state key of a view starts with, whatever its definition."""
+    return f"window:{project}:{view}:".encode()
+
+
+def view_prefix(project: str, spec: ViewSpec) -> bytes:
+    """What every state key of a view under this definition starts with."""
+    return state_prefix(project, spec.view) + f"{spec.state_digest}:".encode()
+
+
+def state_key(prefix: bytes, values: Iterable[object]) -> bytes:
+    """The state key of an entity, its join-key values in the order of the view's keys."""
+    parts = [str(value).encode() for value in values]
+    return prefix + b"".join(b"%d:%s" % (len(part), part) for part in parts)
+
+
+def loaded_key(project: str, spec: ViewSpec) -> bytes:
+    """Where the end of the last load of history stands, in microseconds as text."""
+    return view_prefix(project, spec) + b"loaded"
+
+
+def retention_us(spec: ViewSpec) -> int:
+    """How long an event is kept behind the newest of its key."""
+    return spec.horizon_us + GRACE_US
+
+
+def expiry_s(spec: ViewSpec) -> int:
+    """Seconds after its last event at which a state may go: nothing in it can count any more."""
+    return -(-retention_us(spec) // 1_000_000)

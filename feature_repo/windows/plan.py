@@ -1,0 +1,201 @@
+"""A FeatureService compiled for serving: keys, one round trip, the kernel, the transforms, in the model's order.
+
+``OnlinePlan.read`` gives to the bit what ``get_online_features`` gives, without protobuf, registry or frames.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from feast import FeatureStore
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.types import Int64
+from numpy.typing import NDArray
+
+from feature_repo.windows.digest import definitions_digest, service_features
+from feature_repo.windows.evaluate import Integers
+from feature_repo.windows.kernel import NULL
+from feature_repo.windows.keys import loaded_key, state_key, view_prefix
+from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
+from feature_repo.windows.state import windows_of_states
+from feature_repo.windows.transform import TIME, Reals, Transform, declared_transform
+
+INSTANT, KNOWN_AS_OF = "event_timestamp_us", "known_as_of_us"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Features of some rows.
+
+    Attributes:
+        values: float64[n, f], columns as ``OnlinePlan.feature_names``; null is NaN.
+        known_as_of_us: int64[n] what was known: events known strictly before count.
+        state_seen: for each view, int64[n] how many events the state of the row's key held.
+    """
+
+    values: NDArray[np.float64]
+    known_as_of_us: Integers
+    state_seen: dict[str, Integers]
+
+
+@dataclass(frozen=True)
+class StateView:
+    """A view to read: its plan, where its state is, and the row's columns that make its key."""
+
+    spec: ViewSpec
+    prefix: bytes
+    join_keys: tuple[str, ...]
+
+
+class StateReader:
+    """Reads the states of several views for several rows in one round trip, and finishes their windows."""
+
+    def __init__(self, client: Any, views: Sequence[StateView]) -> None:
+        self._client = client
+        self._views = views
+
+    def read(
+        self, rows: Sequence[Mapping[str, Any]], instants: Integers | None, known_as_of: Integers | None
+    ) -> tuple[list[tuple[Integers, Integers]], Integers, Integers]:
+        """Windows of every view for every row.
+
+        Args:
+            rows: join-key values. instants: int64[n] or None: the server's clock. known_as_of: likewise.
+
+        Returns:
+            For each view (results int64[n, a], events seen int64[n]); the instants; what was known at them.
+        """
+        keys = [
+            state_key(view.prefix, [row[key] for key in view.join_keys])
+            for view in self._views
+            for row in rows
+        ]  # fmt: skip
+        # The clock is read before the states: whatever is recorded in between is known later than it, and does not count.
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.execute_command("TIME")
+        for key in keys:
+            pipeline.execute_command("GET", key)
+        (seconds, micros), *states = pipeline.execute()
+        now = np.full(len(rows), int(seconds) * 1_000_000 + int(micros), dtype=np.int64)
+        instants = now if instants is None else instants
+        known_as_of = now if known_as_of is None else known_as_of
+        found = [state or b"" for state in states]
+        n = len(rows)
+        windows = [
+            windows_of_states(view.spec, found[i * n : (i + 1) * n], instants, known_as_of)
+            for i, view in enumerate(self._views)
+        ]
+        return windows, instants, known_as_of
+
+
+def as_reals(spec: ViewSpec, results: Integers) -> dict[str, Reals]:
+    """A view's results as float64 columns by name, null as NaN."""
+    columns = {}
+    for i, aggregate in enumerate(spec.aggregates):
+        column = np.ascontiguousarray(results[:, i])
+        if aggregate.row.returns == Int64:
+            columns[aggregate.name] = np.where(column == NULL, np.nan, column.astype(np.float64))
+        else:
+            columns[aggregate.name] = column.view(np.float64)
+    return columns
+
+
+class OnlinePlan:
+    """A compiled FeatureService."""
+
+    def __init__(
+        self,
+        client: Any,
+        project: str,
+        views: Sequence[StateView],
+        transforms: Sequence[Transform],
+        feature_names: tuple[str, ...],
+        digest: str,
+    ) -> None:
+        self.feature_names = feature_names
+        self.digest = digest
+        self.views = tuple(view.spec for view in views)
+        self.join_keys = tuple(sorted({key for view in views for key in view.join_keys}))
+        self._client = client
+        self._project = project
+        self._reader = StateReader(client, views)
+        self._transforms = tuple(transforms)
+        computed = {a.name for spec in self.views for a in spec.aggregates}
+        self.request_columns = tuple(
+            sorted({name for t in self._transforms for name in t.inputs} - computed - {TIME})
+        )  # fmt: skip
+
+    @classmethod
+    def compile(cls, store: FeatureStore, feature_service: str) -> "OnlinePlan":
+        """Resolve a FeatureService once.
+
+        Raises:
+            ValueError: it holds something the plan cannot serve: a plain view, an on-demand view not declared as a
+                ``Transform``, or an alias. ``get_online_features`` still answers for those.
+        """
+        service = store.get_feature_service(feature_service)
+        wanted: dict[str, None] = {}
+        transforms: list[Transform] = []
+        for projection in service.feature_view_projections:
+            if projection.name_alias or projection.join_key_map:
+                raise ValueError(f"{feature_service}: view {projection.name!r} is renamed; the plan serves views by their names")
+            view = store.registry.get_any_feature_view(projection.name, store.project)
+            if isinstance(view, OnDemandFeatureView):
+                declared = declared_transform(view)
+                if declared is None:
+                    raise ValueError(f"{feature_service}: on-demand view {view.name!r} is no Transform; declare it with @transform")
+                transforms.append(declared)
+                wanted |= dict.fromkeys(source.name for source in view.source_feature_view_projections.values())
+            else:
+                wanted[view.name] = None
+        views = [_view(store, name) for name in wanted]
+        client = store._get_provider().online_store._get_client(store.config.online_store)
+        digest = definitions_digest(store, feature_service)
+        return cls(client, store.project, views, transforms, service_features(service), digest)
+
+    def missing_state(self) -> list[str]:
+        """Views into whose state no history was ever loaded under their present definition."""
+        pipeline = self._client.pipeline(transaction=False)
+        for spec in self.views:
+            pipeline.execute_command("EXISTS", loaded_key(self._project, spec))
+        return [spec.view for spec, there in zip(self.views, pipeline.execute(), strict=True) if not there]
+
+    def warm(self) -> None:
+        """Compile or load everything that the first request would; touches no state."""
+        row = {**dict.fromkeys(self.join_keys, ""), **dict.fromkeys(self.request_columns, 0.0), INSTANT: 1}
+        self.read([row, row])
+
+    def read(self, rows: Sequence[Mapping[str, Any]]) -> Answer:
+        """Features of each row.
+
+        Args:
+            rows: at least one; join keys, request columns (None for null), ``event_timestamp_us`` (the instant, microseconds
+                UTC) and, in all rows or none, ``known_as_of_us`` (default: the server's clock at the read).
+
+        Raises:
+            KeyError: a row lacks a column. LookupError: see ``windows_of_states``. redis.RedisError: no answer.
+        """
+        instants = np.array([row[INSTANT] for row in rows], dtype=np.int64)
+        given = rows[0].get(KNOWN_AS_OF) is not None
+        known = np.array([row[KNOWN_AS_OF] for row in rows], dtype=np.int64) if given else None
+        windows, instants, known = self._reader.read(rows, instants, known)
+        columns: dict[str, Reals] = {TIME: np.floor_divide(instants, 1_000_000).astype(np.float64)}
+        for name in self.request_columns:
+            columns[name] = np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+        seen = {}
+        for spec, (results, counts) in zip(self.views, windows, strict=True):
+            columns |= as_reals(spec, results)
+            seen[spec.view] = counts
+        for transform in self._transforms:
+            columns |= transform(columns)
+        values = np.stack([columns[name] for name in self.feature_names], axis=1)
+        return Answer(values, known, seen)
+
+
+def _view(store: FeatureStore, name: str) -> StateView:
+    view = store.registry.get_any_feature_view(name, store.project)
+    if not is_windowed(view):
+        raise ValueError(f"view {name!r} is not windowed; the plan serves windowed views, get_online_features serves all")
+    spec = view_spec(view, [store.get_entity(entity) for entity in view.entities])
+    return StateView(spec, view_prefix(store.project, spec), spec.keys)

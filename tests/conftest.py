@@ -1,0 +1,33 @@
+"""A deployment of its own for each test that needs one: folders, registry and a real Valkey server."""
+
+import os
+
+# The kernel is compiled with bounds checks in tests: an index out of range is an error, not a silent read.
+os.environ.setdefault("NUMBA_BOUNDSCHECK", "1")
+
+import pytest
+
+from feature_repo.store import apply_definitions, open_store
+from feature_repo.windows import embedded
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty FRAUD_HOME; its Valkey server, if one was started, ends with the test."""
+    monkeypatch.setenv("FRAUD_HOME", str(tmp_path))
+    monkeypatch.delenv("FRAUD_REDIS", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield tmp_path
+    embedded.stop(tmp_path)
+
+
+@pytest.fixture
+def store(home):
+    """The project's feature store with its definitions applied, in an empty home."""
+    from feature_repo import definitions
+
+    # Sources name the lake by its path, which was settled when the definitions were imported.
+    feature_store = open_store()
+    apply_definitions(feature_store)
+    assert definitions.__all__
+    return feature_store

@@ -1,0 +1,54 @@
+"""The meaning of a window, as slowly and plainly as it can be said. Shares no code with the engine.
+
+An event is a dict: ``id`` text, ``key`` anything, ``time`` and ``known`` in microseconds, and values by column (int, text or None).
+"""
+
+import math
+
+
+def counted(events, key, instant, window, delay, known_as_of, where=lambda event: True):
+    """The events that a window holds, by time, then by the unsigned number of their id; each id once."""
+    inside = {}
+    for event in events:
+        if event["key"] != key or not where(event):
+            continue
+        if not instant - delay - window <= event["time"] < instant - delay:
+            continue
+        if not event["known"] < known_as_of:
+            continue
+        inside.setdefault(event["id"], event)
+    return sorted(inside.values(), key=lambda event: (event["time"], event["order"]))
+
+
+def aggregate(function, column, events, instant):
+    """One aggregate of counted events; None is null."""
+    values = [event[column] for event in events if column and event[column] is not None]
+    if function == "count":
+        return len(events)
+    if function == "sum":
+        return sum(values)
+    if function == "count_distinct":
+        return len(set(values))
+    if function == "seconds_since_last":
+        return (instant - events[-1]["time"]) / 1_000_000 if events else None
+    if function == "seconds_since_first":
+        return (instant - events[0]["time"]) / 1_000_000 if events else None
+    if not values:
+        return None
+    if function == "mean":
+        return float(sum(values)) / float(len(values))
+    if function == "min":
+        return min(values)
+    if function == "max":
+        return max(values)
+    if function == "last":
+        return values[-1]
+    if function == "first":
+        return values[0]
+    if function == "std":
+        n = len(values)
+        if n < 2:
+            return None
+        squares = n * sum(value * value for value in values) - sum(values) ** 2
+        return math.sqrt(float(squares) / float(n * (n - 1)))
+    raise ValueError(function)

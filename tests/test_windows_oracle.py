@@ -1,0 +1,102 @@
+"""The oracle, the kernel on online state, and the kernel on DuckDB's rows give the same bits."""
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_repo.windows.kernel import NULL
+from feature_repo.windows.offline import compute
+from feature_repo.windows.state import pack_event, windows_of_states
+from tests import oracle
+from tests.timelines import SECOND, asks, every_function, moment, streams
+
+DELAYS = st.sampled_from([0, SECOND, 10 * SECOND])
+WHERES = st.sampled_from(["", "amount > 0", "place = 'x' OR amount IS NULL", "NOT place IN ('y')"])
+
+
+def passes(where, event):
+    """The filters above, by hand, in SQL's logic."""
+    amount, place = event["amount"], event["place"]
+    return {
+        "": True,
+        "amount > 0": amount is not None and amount > 0,
+        "place = 'x' OR amount IS NULL": place == "x" or amount is None,
+        "NOT place IN ('y')": place is not None and place != "y",
+    }[where]
+
+
+def expected(spec, where, events, key, instant, known_as_of):
+    for a in spec.aggregates:
+        inside = oracle.counted(
+            events, key, instant, a.window_us, spec.delay_us, known_as_of, lambda event: passes(where, event)
+        )
+        yield oracle.aggregate(a.function, a.column, inside, instant)
+
+
+def plain(spec, row):
+    """A kernel row as Python values, floats kept to the bit."""
+    for a, value in zip(spec.aggregates, row, strict=True):
+        if a.function in ("mean", "std", "seconds_since_last", "seconds_since_first"):
+            real = float(np.int64(value).view(np.float64))
+            yield None if np.isnan(real) else real
+        else:
+            yield None if value == NULL else int(value)
+
+
+def online(spec, events, wanted):
+    """Pack events as they arrive, append, read back."""
+    states = []
+    for key, _, _ in wanted:
+        state = b""
+        for event in events:
+            row = {**event, "time": moment(event["time"])}
+            if event["key"] == key and (spec.predicate is None or spec.predicate(row)):
+                state += pack_event(spec, row, event["known"])
+        states.append(NULL.tobytes() + state if state else b"")
+    instants = np.array([ask[1] for ask in wanted], dtype=np.int64)
+    known = np.array([ask[2] for ask in wanted], dtype=np.int64)
+    return windows_of_states(spec, states, instants, known)[0]
+
+
+def offline(spec, events, wanted):
+    """The same events as a table (each id once, as the lake holds them), the same asks as entity rows."""
+    once = list({event["id"]: event for event in reversed(events)}.values())
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        table = pa.table(
+            {
+                "id": pa.array([e["id"] for e in once], pa.string()),
+                "key": pa.array([e["key"] for e in once], pa.string()),
+                "time": pa.array([moment(e["time"]) for e in once], pa.timestamp("us", tz="UTC")),
+                "known": pa.array([moment(e["known"]) for e in once], pa.timestamp("us", tz="UTC")),
+                "amount": pa.array([e["amount"] for e in once], pa.int64()),
+                "place": pa.array([e["place"] for e in once], pa.string()),
+            }
+        )
+        connection.register("events", table)
+        rows = pa.table(
+            {
+                "key": pa.array([ask[0] for ask in wanted], pa.string()),
+                "__instant": pa.array([ask[1] for ask in wanted], pa.int64()),
+                "__known": pa.array([ask[2] for ask in wanted], pa.int64()),
+                "__row": pa.array(range(len(wanted)), pa.int64()),
+            }
+        )
+        connection.register("ask_rows", rows)
+        connection.execute("CREATE TEMP TABLE asks AS SELECT * FROM ask_rows")
+        columns = compute(connection, spec, "events", {"key": "key"}, len(wanted))
+    return [[columns[a.name][i].as_py() for a in spec.aggregates] for i in range(len(wanted))]
+
+
+@given(st.data())
+@settings(max_examples=250, deadline=None)
+def test_state_and_table_give_what_the_oracle_gives(data):
+    events = data.draw(streams())
+    wanted = data.draw(asks(events))
+    where = data.draw(WHERES)
+    spec = every_function(delay=data.draw(DELAYS), where=where)
+    truth = [list(expected(spec, where, events, *ask)) for ask in wanted]
+    assert [list(plain(spec, row)) for row in online(spec, events, wanted)] == truth
+    assert offline(spec, events, wanted) == truth
