@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from training.registry import MODEL_NAME, alias_version, load_champion
 
-from feature_repo.store import open_store
+from bento.online import open_serving_store
 from feature_repo.windows.plan import OnlinePlan
 from training.bundle import Bundle
 
@@ -45,7 +45,7 @@ def prepare(bundle: Bundle, version: str) -> Champion:
     Raises:
         RefusedError: it was trained on other definitions than are applied here, or no history is loaded.
     """
-    plan = OnlinePlan.compile(open_store(), bundle.feature_service)
+    plan = OnlinePlan.compile(open_serving_store(), bundle.feature_service)
     if plan.digest != bundle.definitions_digest:
         raise RefusedError(
             f"it was trained on definitions {bundle.definitions_digest[:12]} of {bundle.feature_service!r}, "

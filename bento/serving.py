@@ -8,6 +8,7 @@ from typing import Any
 
 from bento.champion import MODEL_NAME, Champion, Champions
 from bento.metrics import Metrics
+from bento.online import open_serving_store
 from bento.problem import problem
 from bento.recording import Recorded, Recording
 from bento.request import (
@@ -23,7 +24,6 @@ from bento.scoring import Reply, Scorer
 from bento.seen import DECISION, Seen
 from feature_repo.journal import Journal, now_us
 from feature_repo.settings import settings
-from feature_repo.store import open_store
 from feature_repo.windows.recorder import EventRecorder
 
 __all__ = ["MAX_BATCH", "Serving"]
@@ -55,7 +55,7 @@ class Serving:
         metrics = Metrics()
         journal = Journal(settings().journal, clock_us)
         seen = Seen(settings().journal)
-        recording = Recording(EventRecorder.compile(open_store()), journal, seen, metrics, clock_us)
+        recording = Recording(EventRecorder.compile(open_serving_store()), journal, seen, metrics, clock_us)
         champions = Champions(on_change=lambda champion: _show(metrics, champion))
         champions.refresh()
         champions.start()

@@ -1,0 +1,137 @@
+"""The scoring service as its own process: in the foreground, or in a context for replays and tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from feature_repo.settings import PROJECT_ROOT
+
+__all__ = ["SERVICE", "ServiceError", "running_service", "serve"]
+
+SERVICE = "bento.service:FraudScorer"
+
+# A start takes some seconds: most of them imports, then loading the model and warming.
+_START_S = 90.0
+# uvicorn finishes the requests in flight, then the journal is synced.
+_STOP_S = 15.0
+_LOG_TAIL_BYTES = 4000
+
+
+class ServiceError(RuntimeError):
+    """The service did not come up; the message ends with what it logged last."""
+
+
+def serve(home: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
+    """Run the service in the foreground until it ends or is interrupted; returns its exit code."""
+    process = subprocess.Popen(  # noqa: S603
+        _command(host, port), env=_environment(home), cwd=PROJECT_ROOT
+    )
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal has sent the interrupt to the service too; give it the time to end in order.
+        return process.wait()
+
+
+@contextmanager
+def running_service(home: Path, port: int | None = None, *, start_s: float = _START_S) -> Iterator[str]:
+    """A running service over the deployment at ``home``: yields its base URL once ``/readyz`` answers.
+
+    It runs in a process group of its own, which is ended on leaving; what it logs goes to
+    ``home/service.log``.
+
+    Args:
+        home: the deployment, as ``FRAUD_HOME``; the other settings are this process's environment.
+        port: where it listens on 127.0.0.1; None finds a free one.
+        start_s: how long it may take to be ready.
+
+    Raises:
+        ServiceError: it ended, or was not ready in time.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    port = port or _free_port()
+    log = home / "service.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            _command("127.0.0.1", port),
+            env=_environment(home),
+            cwd=PROJECT_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(process, url, log, start_s)
+        yield url
+    finally:
+        _end_group(process)
+
+
+def _command(host: str, port: int) -> list[str]:
+    return [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """This environment, with BentoML's own folders inside the deployment."""
+    return {
+        **os.environ,
+        "FRAUD_HOME": str(home),
+        "BENTOML_HOME": str(home / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "true",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, start_s: float) -> None:
+    deadline = time.monotonic() + start_s
+    while not _ready(url):
+        if process.poll() is not None:
+            raise ServiceError(f"{SERVICE}: ended with code {process.returncode}; {_tail(log)}")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"{SERVICE}: not ready after {start_s:.0f} s; {_tail(log)}")
+        time.sleep(0.05)
+
+
+def _ready(url: str) -> bool:
+    connection = HTTPConnection(urlsplit(url).netloc, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _tail(log: Path) -> str:
+    text = log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+    return f"its log {log} ends:\n{text}"
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the service in order, and whatever of its group is left after that."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_S)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
