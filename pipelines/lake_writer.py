@@ -1,0 +1,86 @@
+"""Writing to the lake: one writer at a time, whole days in order, appended in one Delta commit.
+
+Readers never wait: they name a Delta version. Writers take the lake's lock, because two of them that both
+found an id missing would both append it.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import TableNotFoundError
+
+from feature_repo.lake import SCHEMAS, read_sql, snapshot
+
+__all__ = ["append", "lake_lock", "lake_rows_sql", "version_of"]
+
+_BATCH_ROWS = 100_000
+
+
+@contextmanager
+def lake_lock(lake: Path) -> Iterator[None]:
+    """Be the only writer of the lake, after waiting for another; a killed process holds no lock."""
+    lake.mkdir(parents=True, exist_ok=True)
+    with (lake / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def version_of(lake: Path, table: str) -> int | None:
+    """The newest version of a table of the lake, None if it does not exist."""
+    try:
+        return int(DeltaTable(str(lake / table)).version())
+    except TableNotFoundError:
+        return None
+
+
+def lake_rows_sql(lake: Path, table: str) -> str:
+    """A DuckDB table expression over the table's newest version; of no rows if there is none."""
+    files = snapshot(lake / table).files if version_of(lake, table) is not None else ()
+    return read_sql(files) if files else f"(SELECT {_no_columns(table)} WHERE false)"
+
+
+def _no_columns(table: str) -> str:
+    kinds = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date32[day]": "DATE"}
+    return ", ".join(
+        f"CAST(NULL AS {kinds.get(str(field.type), _other_type(field.type))}) AS {field.name}"
+        for field in SCHEMAS[table]
+    )
+
+
+def _other_type(kind: pa.DataType) -> str:
+    if pa.types.is_timestamp(kind):
+        return "TIMESTAMPTZ"
+    return f"DECIMAL({kind.precision}, {kind.scale})" if pa.types.is_decimal(kind) else ""
+
+
+def append(con: duckdb.DuckDBPyConnection, lake: Path, table: str, rows_sql: str) -> int:
+    """Append the rows of a query to a table of the lake in one commit, and return the new version.
+
+    ``rows_sql`` yields the table's columns by name, ``event_day`` left out: it is derived here. Call it under
+    `lake_lock`, with rows that the table does not have.
+    """
+    schema = SCHEMAS[table]
+    columns = ", ".join(name for name in schema.names if name != "event_day")
+    # Ordered by day, so that one partition is open at a time, and by time within it, so that readers skip row
+    # groups.
+    ordered = (
+        f"SELECT {columns}, CAST(event_timestamp AS DATE) AS event_day FROM ({rows_sql}) "
+        "ORDER BY event_timestamp, transaction_id"
+    )
+    batches = con.sql(ordered).to_arrow_reader(_BATCH_ROWS)
+    exact = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches)
+    write_deltalake(
+        str(lake / table),
+        pa.RecordBatchReader.from_batches(schema, exact),
+        mode="append",
+        partition_by=["event_day"],
+    )
+    version = version_of(lake, table)
+    if version is None:
+        raise RuntimeError(f"{lake / table}: no Delta table after a commit; was it removed meanwhile?")
+    return version
