@@ -24,6 +24,7 @@ class Decisions:
         event_timestamp_us, known_as_of_us, decided_at_us: microseconds since 1970 UTC.
         score: null = NaN (the model did not answer).
         degraded: the reason as text, or None.
+        model, definitions_digest, feature_service: None where no model was loaded.
         state_seen: for each row, events in the state of each view's key when it was read.
     """
 
@@ -40,9 +41,9 @@ class Decisions:
     score: npt.NDArray[np.float64]
     decision: list[str]
     degraded: list[str | None]
-    model: list[tuple[str, str]]
-    definitions_digest: list[str]
-    feature_service: list[str]
+    model: list[tuple[str, str] | None]
+    definitions_digest: list[str | None]
+    feature_service: list[str | None]
     state_seen: list[Mapping[str, int]]
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ def collect(records: Iterable[Record]) -> Decisions:
         score=_floats(rows, "score"),
         decision=[row["decision"] for row in rows],
         degraded=[row["degraded"] for row in rows],
-        model=[(str(row["model_name"]), str(row["model_version"])) for row in rows],
+        model=[_model(row) for row in rows],
         definitions_digest=[row["definitions_digest"] for row in rows],
         feature_service=[row["feature_service"] for row in rows],
         state_seen=[row["state_seen"] or {} for row in rows],
@@ -106,3 +107,8 @@ def _ints(rows: list[Record], name: str) -> npt.NDArray[np.int64]:
 def _floats(rows: list[Record], name: str) -> npt.NDArray[np.float64]:
     values = (row[name] for row in rows)
     return np.fromiter((np.nan if value is None else value for value in values), np.float64, len(rows))
+
+
+def _model(row: Record) -> tuple[str, str] | None:
+    name, version = row["model_name"], row["model_version"]
+    return None if name is None or version is None else (str(name), str(version))

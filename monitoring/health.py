@@ -47,7 +47,9 @@ def measure(decisions: Decisions) -> Health:
     return Health(
         decisions=rows,
         by_decision=dict(sorted(Counter(decisions.decision).items())),
-        by_model=dict(sorted(Counter(f"{name} {version}" for name, version in decisions.model).items())),
+        by_model=dict(
+            sorted(Counter(" ".join(model) if model else "none" for model in decisions.model).items())
+        ),
         degraded_share=reasons.total() / rows if rows else 0.0,
         degraded=dict(reasons.most_common()),
         p50_ms=float(np.quantile(latency, 0.50)) if latency.size else None,

@@ -7,7 +7,7 @@ again, after a kill or while the service goes on writing, adds what is new and n
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC
 from decimal import Decimal
@@ -17,10 +17,11 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
 
 from feature_repo.journal import read_events, row_of_event
-from feature_repo.lake import SCHEMAS, read_sql, snapshot
+from feature_repo.lake import SCHEMAS
+from pipelines.lake_writer import append, lake_lock, lake_rows_sql
+from pipelines.progress import Progress, quiet
 
 __all__ = ["JournalLoad", "load_journal"]
 
@@ -29,8 +30,7 @@ BATCH = 50_000
 CONTENT = ("event_timestamp", "customer_id", "terminal_id", "amount_usd_cents")
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int], None]
-"""Called with (what is done, events done so far)."""
+Row = dict[str, Any]
 
 
 @dataclass
@@ -40,8 +40,8 @@ class JournalLoad:
     Attributes:
         read: journalled events, repetitions included.
         added: events new to the lake.
-        differing: events that the lake (or an earlier line) has under the same id with other content; left
-        out. damaged: journal lines that could not be read.
+        differing: ids that come with other content than the lake (or an earlier line) has; that one stays.
+        damaged: journal lines that could not be read.
     """
 
     read: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SCHEMAS, 0))
@@ -50,11 +50,8 @@ class JournalLoad:
     damaged: int = 0
 
 
-def load_journal(
-    journal: Path, lake: Path, *, progress: Progress | None = None, batch: int = BATCH
-) -> JournalLoad:
-    """Merge the events recorded in ``journal`` into the Delta tables under ``lake``, making those that do not
-    exist.
+def load_journal(journal: Path, lake: Path, *, progress: Progress = quiet, batch: int = BATCH) -> JournalLoad:
+    """Append what ``journal`` recorded and the Delta tables under ``lake`` lack; tables are made if need be.
 
     An absent or empty journal is no error: nothing is added.
 
@@ -65,11 +62,12 @@ def load_journal(
     events = read_events(journal, on_damage=lambda path, line, what: _damage(report, path, line, what))
     done = 0
     for rows in _batches(map(row_of_event, events), batch):
-        for table in SCHEMAS:
-            _load(report, table, [row for name, row in rows if name == table], lake / table)
+        tables = {name: _to_arrow(name, [row for table, row in rows if table == name]) for name in SCHEMAS}
+        with lake_lock(lake):
+            for name, table in tables.items():
+                _load(report, lake, name, table)
         done += len(rows)
-        if progress is not None:
-            progress("journalled events", done)
+        progress("load journal", done, 0)
     return report
 
 
@@ -78,26 +76,13 @@ def _damage(report: JournalLoad, path: Path, line: int, what: str) -> None:
     _log.warning("%s: line %d: %s", path, line, what)
 
 
-def _batches(
-    events: Iterable[tuple[str, dict[str, Any]]], size: int
-) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+def _batches(events: Iterable[tuple[str, Row]], size: int) -> Iterator[list[tuple[str, Row]]]:
     iterator = iter(events)
     while chunk := list(islice(iterator, size)):
         yield chunk
 
 
-def _load(report: JournalLoad, table: str, rows: list[dict[str, Any]], path: Path) -> None:
-    if not rows:
-        return
-    report.read[table] += len(rows)
-    fresh, differing = _new(_to_arrow(table, rows), path)
-    report.differing[table] += differing
-    report.added[table] += fresh.num_rows
-    if fresh.num_rows:
-        _append(fresh, path)
-
-
-def _to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
+def _to_arrow(table: str, rows: list[Row]) -> pa.Table:
     """Canonical rows as the table's schema says; the day is derived, the amount exact."""
     schema = SCHEMAS[table]
     for row in rows:
@@ -113,60 +98,42 @@ def _to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
         found = pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ValueError(f"journal: events of {table} do not fit its schema: {error}") from error
-    for required in (column for column in schema if not column.nullable):
-        if found[required.name].null_count:
-            row = next(row for row in rows if row.get(required.name) is None)
+    for required in (column.name for column in schema if not column.nullable):
+        if found[required].null_count:
+            row = next(row for row in rows if row.get(required) is None)
             raise ValueError(
-                f"journal: event of {table} {row['transaction_id']}: {required.name} is null; "
+                f"journal: event of {table} {row['transaction_id']}: {required} is null; "
                 "repair or remove its line, then load again"
             )
     return found
 
 
-def _new(rows: pa.Table, path: Path) -> tuple[pa.Table, int]:
-    """Rows whose id the table at ``path`` lacks, one an id; and how many ids come with contents that
-    differ."""
-    content = ", ".join(CONTENT)
-    files = snapshot(path).files if DeltaTable.is_deltatable(str(path)) else ()
+def _load(report: JournalLoad, lake: Path, table: str, rows: pa.Table) -> None:
+    if not rows.num_rows:
+        return
+    report.read[table] += rows.num_rows
+    content = ", ".join(("transaction_id", *CONTENT))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("journalled", rows.append_column("line", pa.array(range(rows.num_rows))))
-        lake = read_sql(files) if files else "(SELECT * FROM journalled WHERE false)"
         connection.execute(
-            f"CREATE TEMP TABLE present AS SELECT transaction_id, {content} FROM {lake} "
+            f"CREATE TEMP TABLE present AS SELECT {content} FROM {lake_rows_sql(lake, table)} "
             "WHERE transaction_id IN (SELECT transaction_id FROM journalled)"
         )
-        accounts = " UNION ".join(
-            f"SELECT transaction_id, {content} FROM {name}" for name in ("journalled", "present")
-        )
-        (differing,) = connection.sql(
-            f"SELECT count(*) FROM (SELECT 1 FROM ({accounts}) GROUP BY transaction_id HAVING count(*) > 1)"
-        ).fetchall()
-        fresh = connection.sql(
-            "SELECT * EXCLUDE (line) FROM journalled "
+        connection.execute(
+            "CREATE TEMP TABLE fresh AS SELECT * EXCLUDE (line) FROM journalled "
             "WHERE transaction_id NOT IN (SELECT transaction_id FROM present) "
-            "QUALIFY row_number() OVER (PARTITION BY transaction_id ORDER BY line) = 1 "
-            "ORDER BY event_timestamp, transaction_id"
-        ).to_arrow_table()
-    return fresh.cast(rows.schema), differing[0]
-
-
-def _append(rows: pa.Table, path: Path) -> None:
-    """Insert rows by id: a merge, so that of two loads at one time one wins and the other finds nothing to
-    add."""
-    if not DeltaTable.is_deltatable(str(path)):
-        write_deltalake(str(path), rows, mode="error", partition_by=["event_day"])
-        return
-    first, last = min(rows["event_day"].to_pylist()), max(rows["event_day"].to_pylist())
-    days = f"lake.event_day >= '{first}' AND lake.event_day <= '{last}'"
-    (
-        DeltaTable(str(path))
-        .merge(
-            rows,
-            predicate=f"{days} AND lake.transaction_id = new.transaction_id",
-            source_alias="new",
-            target_alias="lake",
+            "QUALIFY row_number() OVER (PARTITION BY transaction_id ORDER BY line) = 1"
         )
-        .when_not_matched_insert_all()
-        .execute()
-    )
+        accounts = f"SELECT {content} FROM journalled UNION SELECT {content} FROM present"
+        report.differing[table] += _count(
+            connection, f"SELECT 1 FROM ({accounts}) GROUP BY transaction_id HAVING count(*) > 1"
+        )
+        added = _count(connection, "SELECT 1 FROM fresh")
+        if added:
+            append(connection, lake, table, "SELECT * FROM fresh")
+        report.added[table] += added
+
+
+def _count(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    return int(connection.sql(f"SELECT count(*) FROM ({query})").fetchall()[0][0])
