@@ -79,6 +79,7 @@ class Champions:
     Attributes:
         current: the champion, or None before the first one; read it once a request.
         refused: why the version that the alias names does not serve, or None.
+        on_change: called with each new champion, in the thread that brought it in.
     """
 
     def __init__(
@@ -86,11 +87,11 @@ class Champions:
         alias: Callable[[], str | None] = lambda: alias_version("champion"),
         load: Callable[[], tuple[Bundle, str]] = load_champion,
         prepare: Callable[[Bundle, str], Champion] = prepare,
-        on_change: Callable[[Champion], None] = lambda champion: None,
     ) -> None:
         self.current: Champion | None = None
         self.refused: str | None = None
-        self._alias, self._load, self._prepare, self._on_change = alias, load, prepare, on_change
+        self.on_change: Callable[[Champion], None] = lambda champion: None
+        self._alias, self._load, self._prepare = alias, load, prepare
         self._refused_version: str | None = None
         self._polls_since_refusal = 0
         self._stop = threading.Event()
@@ -142,7 +143,7 @@ class Champions:
             return self._refuse(version, f"version {version} of model {MODEL_NAME!r} cannot serve: {why}")
         self.current = champion
         self._accepted()
-        self._on_change(champion)
+        self.on_change(champion)
         _log.info("champion serves", extra={"model": MODEL_NAME, "version": version})
         return True
 

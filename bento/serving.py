@@ -48,18 +48,27 @@ class Serving:
         self.champions, self.recording, self.metrics = champions, recording, metrics
         self._clock_us = clock_us
         self._scorer = Scorer(champions, recording, metrics, clock_us)
+        champions.on_change = lambda champion: _show(metrics, champion)
 
     @classmethod
-    def open(cls, clock_us: Callable[[], int] = now_us) -> "Serving":
-        """Open store and journal under the current settings, bring in the champion, and follow its alias."""
+    def open(cls, champions: Champions | None = None, clock_us: Callable[[], int] = now_us) -> "Serving":
+        """Open store and journal under the current settings, bring in the champion, and follow its alias.
+
+        Args:
+            champions: where they come from; None is the model registry.
+            clock_us: this process's clock, microseconds since 1970 UTC.
+
+        Raises:
+            ValueError: nothing is applied (run ``feast apply``). RedisError: the online store does not answer.
+        """
         metrics = Metrics()
         journal = Journal(settings().journal, clock_us)
         seen = Seen(settings().journal)
         recording = Recording(EventRecorder.compile(open_serving_store()), journal, seen, metrics, clock_us)
-        champions = Champions(on_change=lambda champion: _show(metrics, champion))
-        champions.refresh()
-        champions.start()
-        return cls(champions, recording, metrics, clock_us)
+        serving = cls(champions or Champions(), recording, metrics, clock_us)
+        serving.champions.refresh()
+        serving.champions.start()
+        return serving
 
     def close(self) -> None:
         """Stop following the alias; sync and close the journal."""

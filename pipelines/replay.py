@@ -11,7 +11,7 @@ Order among equals does not matter, for the service counts an event only strictl
 is fixed all the same (transactions by event time and id, then chargebacks); two replays are alike.
 
 One connection is used, one request at a time: latencies are those of a client that waits, and the next event
-is sent when the last one is recorded. A request is safe to send again, so a lost connection is made anew once.
+is sent when the last one is recorded. A request may be sent again, so a lost connection is made anew once.
 """
 
 import json
