@@ -49,13 +49,30 @@ CHARGEBACKS = pa.schema(
 
 SCHEMAS = {"transactions": TRANSACTIONS, "chargebacks": CHARGEBACKS}
 
+# Delta's primitive types of partition columns, whose values stand in file paths as text.
+_DUCKDB_TYPES = {
+    "boolean": "BOOLEAN",
+    "date": "DATE",
+    "integer": "INTEGER",
+    "long": "BIGINT",
+    "string": "VARCHAR",
+    "timestamp": "TIMESTAMPTZ",
+}
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of one Delta table: its number and the Parquet files that hold its rows (absolute paths)."""
+    """One version of one Delta table.
+
+    Attributes:
+        version: its number.
+        files: the Parquet files that hold its rows, as absolute paths.
+        partitions: the columns it is partitioned by, as ``name TYPE`` in DuckDB's types.
+    """
 
     version: int
     files: tuple[str, ...]
+    partitions: tuple[str, ...] = ()
 
 
 def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
@@ -71,10 +88,20 @@ def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
             f"no Delta table at {path}: load events first (fraud ingest, or fraud simulate), "
             "or set FRAUD_HOME to where they are"
         ) from error
-    return Snapshot(table.version(), tuple(table.file_uris()))
+    types = {field.name: str(getattr(field.type, "type", "")) for field in table.schema().fields}
+    partitions = tuple(f"{name} {_DUCKDB_TYPES[types[name]]}" for name in table.metadata().partition_columns)
+    return Snapshot(table.version(), tuple(table.file_uris()), partitions)
 
 
-def read_sql(files: tuple[str, ...]) -> str:
-    """A DuckDB table expression over the Parquet files of a snapshot (one, or more)."""
+def read_sql(files: tuple[str, ...], partitions: tuple[str, ...] = ("event_day DATE",)) -> str:
+    """A DuckDB table expression over the Parquet files of a snapshot.
+
+    Args:
+        files: at least one.
+        partitions: columns that stand in the files' paths, each with its DuckDB type; the lake's own by default.
+    """
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in files)
-    return f"read_parquet([{names}], hive_partitioning=true, hive_types={{'event_day': DATE}})"
+    if not partitions:
+        return f"read_parquet([{names}], hive_partitioning=false)"
+    types = ", ".join("'{}': {}".format(*column.rsplit(" ", 1)) for column in partitions)
+    return f"read_parquet([{names}], hive_partitioning=true, hive_types={{{types}}})"

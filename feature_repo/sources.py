@@ -1,11 +1,18 @@
 """Where events come from: Delta tables for history, a push source each for what arrives."""
 
+from pathlib import Path
+
 from feast import FileSource, PushSource, RequestSource
 from feast.data_format import DeltaFormat
 from feast.field import Field
 from feast.types import Float64, Int64, UnixTimestamp
 
 from feature_repo.settings import settings
+
+
+def place(source: PushSource, lake: Path) -> None:
+    """Point a source at a lake; a registry that it is applied to from then on names that one."""
+    source.batch_source.file_options.uri = str(lake / source.batch_source.name)
 
 
 def _events(name: str, description: str) -> PushSource:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from feast import FeatureStore
 
+from feature_repo.settings import settings
+from feature_repo.sources import place
 from feature_repo.windows.digest import definitions_digest, service_features
 
 __all__ = ["REPO", "apply_definitions", "definitions_digest", "open_store", "service_features"]
@@ -20,4 +22,7 @@ def apply_definitions(store: FeatureStore) -> None:
     """Register everything that ``definitions.py`` names: ``feast apply`` without its prints."""
     from feature_repo import definitions
 
+    # The definitions may have been imported under another FRAUD_HOME.
+    place(definitions.transactions, settings().lake)
+    place(definitions.chargebacks, settings().lake)
     store.apply([getattr(definitions, name) for name in definitions.__all__])

@@ -41,9 +41,10 @@ def source_sql(source: FileSource, repo_path: Path | None) -> str:
     """
     path = FileSource.get_uri_for_file_path(repo_path, source.path)
     if isinstance(source.file_format, DeltaFormat):
-        table = read_sql(snapshot(path, _PINNED.get().get(source.name)).files)
+        version = snapshot(path, _PINNED.get().get(source.name))
+        table = read_sql(version.files, version.partitions)
     else:
-        table = read_sql(_parquet_files(path, source.name))
+        table = read_sql(_parquet_files(path, source.name), partitions=())
     if not source.field_mapping:
         return table
     renames = ", ".join(f"{quote(old)} AS {quote(new)}" for old, new in sorted(source.field_mapping.items()))

@@ -70,7 +70,15 @@ class Transform:
     def view(
         self, name: str, sources: Sequence[Any], request: RequestSource, description: str = ""
     ) -> OnDemandFeatureView:
-        """The transform as a Feast on-demand feature view."""
+        """The transform as a Feast on-demand feature view.
+
+        Raises:
+            ValueError: an input is in none of the sources, nor in the request.
+        """
+        given = {field.name for source in sources for field in source.projection.features}
+        missing = sorted(set(self.inputs) - given - {field.name for field in request.schema})
+        if missing:
+            raise ValueError(f"{name}: inputs {missing} are in none of its sources; select them from a view, or add them to the request")
         path = self.path
 
         def udf(frame: pd.DataFrame) -> pd.DataFrame:
