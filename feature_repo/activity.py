@@ -1,4 +1,4 @@
-"""What customers, terminals and their pairs have been doing."""
+"""What customers, terminals and their pairs have been doing, up to the last event."""
 
 from feature_repo.entities import customer, terminal
 from feature_repo.sources import transactions
@@ -15,15 +15,24 @@ customer_activity = windowed_view(
     aggregates={
         ("count", ""): ["1h", "1d", "7d", "30d"],
         ("sum", AMOUNT): ["1d", "7d", "30d"],
-        ("mean", AMOUNT): ["1d", "7d", "30d"],
-        ("max", AMOUNT): ["1d", "7d", "30d"],
-        ("min", AMOUNT): ["30d"],
-        ("std", AMOUNT): ["30d"],
-        ("last", AMOUNT): ["30d"],
-        ("count_distinct", "terminal_id"): ["7d"],
+        ("mean", AMOUNT): ["1d", "3d", "7d", "14d", "30d", "90d"],
+        ("max", AMOUNT): ["1d", "3d", "7d", "14d"],
+        ("std", AMOUNT): ["90d"],
+        ("count_distinct", "terminal_id"): ["1d", "7d"],
         ("seconds_since_last", ""): ["30d"],
     },
     description="A customer's transactions before this one.",
+)
+
+customer_settled = windowed_view(
+    "customer_settled",
+    prefix="customer_settled",
+    entities=[customer],
+    source=transactions,
+    event_id="transaction_id",
+    delay="14d",
+    aggregates={("mean", AMOUNT): ["90d"], ("std", AMOUNT): ["90d"], ("max", AMOUNT): ["90d"]},
+    description="What was usual for a customer before the last fortnight: a fraud that goes on does not move it.",
 )
 
 terminal_activity = windowed_view(
@@ -32,12 +41,7 @@ terminal_activity = windowed_view(
     entities=[terminal],
     source=transactions,
     event_id="transaction_id",
-    aggregates={
-        ("count", ""): ["1d", "7d", "30d"],
-        ("mean", AMOUNT): ["7d", "30d"],
-        ("max", AMOUNT): ["7d"],
-        ("std", AMOUNT): ["30d"],
-    },
+    aggregates={("count", ""): ["1h", "1d"], ("count_distinct", "customer_id"): ["1d"]},
     description="A terminal's transactions before this one.",
 )
 
@@ -47,6 +51,6 @@ pair_activity = windowed_view(
     entities=[customer, terminal],
     source=transactions,
     event_id="transaction_id",
-    aggregates={("count", ""): ["30d"], ("seconds_since_first", ""): ["30d"]},
+    aggregates={("count", ""): ["30d"]},
     description="What this customer did at this terminal before.",
 )
