@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,25 +12,24 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, Problem, problem
-from bento.recording import STORE_FAILURES
 from bento.request import MAX_BODY_BYTES
-from bento.scoring import Reply
-from bento.serving import Serving
+
+if TYPE_CHECKING:
+    # BentoML imports this in its supervisor too, which needs none of the seconds that Feast takes to import.
+    from bento.serving import Serving
 
 __all__ = ["create_app"]
 
 _log = logging.getLogger(__name__)
-
-Handler = Callable[[Serving, bytes, int], Reply]
 
 
 def create_app() -> Starlette:
     """The app; ``app.state.serving`` must be set before its first request."""
     return Starlette(
         routes=[
-            Route("/v1/score", _Post(Serving.score), methods=["POST"]),
-            Route("/v1/transactions", _Post(Serving.transaction), methods=["POST"]),
-            Route("/v1/chargebacks", _Post(Serving.chargeback), methods=["POST"]),
+            Route("/v1/score", _Post("score"), methods=["POST"]),
+            Route("/v1/transactions", _Post("transaction"), methods=["POST"]),
+            Route("/v1/chargebacks", _Post("chargeback"), methods=["POST"]),
             Route("/v1/model", _model, methods=["GET"]),
             Route("/v1/{path:path}", _nothing_here),
             Route(PROBLEMS_PATH + "/{kind}", _problem_kind, methods=["GET"]),
@@ -43,28 +42,22 @@ def create_app() -> Starlette:
 class _Post:
     """One POST route as a bare ASGI app: a decision is spared the making of request and response objects."""
 
-    def __init__(self, handle: Handler) -> None:
-        self._handle = handle
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_ns = time.perf_counter_ns()
         serving: Serving = scope["app"].state.serving
         try:
             body = await _body(scope, receive)
-            reply = self._handle(serving, body, started_ns)
+            reply = serving.answer(self._verb, body, started_ns)
         except Problem as error:
             serving.metrics.problems.labels(error.kind).inc()
-            await _send(send, error.status, MEDIA_TYPE, error.body())
-        except STORE_FAILURES as error:
-            serving.metrics.errors.labels("store").inc()
-            _log.error("the store or the journal does not answer", exc_info=error)
-            refusal = Problem("unavailable", "nothing was decided; send the same request again in a moment")
-            await _send(send, refusal.status, MEDIA_TYPE, refusal.body(), (b"retry-after", b"1"))
+            await _refuse(send, error)
         except Exception as error:  # the last stand: the sender gets an answer, the log gets the rest
             serving.metrics.errors.labels("internal").inc()
             _log.error("request failed", exc_info=error, extra={"path": scope["path"]})
-            refusal = Problem("internal-error", "nothing was decided; the service's log says why")
-            await _send(send, refusal.status, MEDIA_TYPE, refusal.body())
+            await _refuse(send, Problem("internal-error", "nothing was decided; the service's log says why"))
         else:
             again = ((b"idempotent-replayed", b"true"),) if reply.repeated else ()
             await _send(send, 200, "application/json", reply.body, *again)
@@ -98,6 +91,11 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
 
 def _too_large() -> Problem:
     return Problem("body-too-large", f"more than {MAX_BODY_BYTES} bytes; send one transaction a request")
+
+
+async def _refuse(send: Send, error: Problem) -> None:
+    again = ((b"retry-after", b"1"),) if error.status == 503 else ()
+    await _send(send, error.status, MEDIA_TYPE, error.body(), *again)
 
 
 async def _send(send: Send, status: int, media_type: str, body: bytes, *more: tuple[bytes, bytes]) -> None:

@@ -11,11 +11,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from training.registry import MODEL_NAME, alias_version, load_champion
-
 from bento.online import open_serving_store
 from feature_repo.windows.plan import OnlinePlan
 from training.bundle import Bundle
+from training.registry import MODEL_NAME, alias_version, load_champion
 
 __all__ = ["MODEL_NAME", "POLL_S", "Champion", "Champions", "RefusedError", "prepare"]
 

@@ -5,7 +5,10 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-__all__ = ["configure"]
+__all__ = ["CANNOT_START", "configure"]
+
+CANNOT_START = "the service cannot start"
+"""What is logged when a worker gives up; BentoML's supervisor goes on starting new ones."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 

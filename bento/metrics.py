@@ -41,9 +41,20 @@ class Metrics:
         self.backlog = Gauge(
             "fraud_backlog_events", "Events that wait for the store to answer.", registry=registry
         )
+        self._serving: tuple[str, str] | None = None
         self.model = Gauge(
-            "fraud_model_info", "1 for the model that serves.", ["name", "version"], registry=registry
+            "fraud_model_info",
+            "1: it serves; 0: it did.",
+            ["name", "version"],
+            registry=registry,
         )
+
+    def serves(self, name: str, version: str) -> None:
+        """Show which model serves from now on."""
+        if self._serving is not None:
+            self.model.labels(*self._serving).set(0)
+        self.model.labels(name, version).set(1)
+        self._serving = name, version
 
     def stages(self, ends_ns: list[int]) -> None:
         """Count one scored request; ``ends_ns``: its start and the end of each stage, monotonic."""

@@ -5,17 +5,22 @@ traces are off, as they cost more than a decision; the app has its own metrics a
 """
 
 import gc
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 from starlette.responses import Response
 
 from bento.app import create_app
-from bento.logs import configure
+from bento.logs import CANNOT_START, configure
 from bento.problem import MEDIA_TYPE, Problem
-from bento.serving import Serving
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["FraudScorer", "app"]
+
+_log = logging.getLogger(__name__)
 
 app = create_app()
 
@@ -34,8 +39,16 @@ class FraudScorer:
     """Scores card transactions: ``POST /v1/score`` for one, ``/v1/score_batch`` to ask about many."""
 
     def __init__(self) -> None:
+        # BentoML's supervisor imports this module too, and needs none of what takes seconds to import.
+        from bento.serving import Serving
+
         configure()
-        self._serving = app.state.serving = Serving.open()
+        try:
+            self._serving: Serving = Serving.open()
+        except Exception as error:
+            _log.critical("%s: %s", CANNOT_START, error)
+            raise
+        app.state.serving = self._serving
         # All that is loaded now stays: the collector need never walk through it again.
         gc.collect()
         gc.freeze()

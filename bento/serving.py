@@ -1,6 +1,7 @@
 """The parts of the service put together: opened once at the start, closed once at the end."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from bento.champion import MODEL_NAME, Champion, Champions
 from bento.metrics import Metrics
 from bento.online import open_serving_store
 from bento.problem import problem
-from bento.recording import Recorded, Recording
+from bento.recording import STORE_FAILURES, Recorded, Recording
 from bento.request import (
     Chargeback,
     Transaction,
@@ -31,6 +32,7 @@ __all__ = ["MAX_BATCH", "Serving"]
 MAX_BATCH = 500
 """Transactions in one batch: what is read and scored well within the server's timeout of a second."""
 
+_log = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OF_TRANSACTION = ("customer_id", "terminal_id", "event_timestamp", "amount_usd_cents")
 
@@ -59,7 +61,7 @@ class Serving:
             clock_us: this process's clock, microseconds since 1970 UTC.
 
         Raises:
-            ValueError: nothing is applied (run ``feast apply``). RedisError: the online store does not answer.
+            ValueError: nothing is applied (run ``feast apply``). RedisError: the store does not answer.
         """
         metrics = Metrics()
         journal = Journal(settings().journal, clock_us)
@@ -80,6 +82,23 @@ class Serving:
     def ready(self) -> bool:
         """Whether a champion serves: one that was brought in once stays until another takes its place."""
         return self.champions.current is not None
+
+    def answer(self, verb: str, body: bytes, started_ns: int) -> Reply:
+        """Do what ``POST`` to the route of ``verb`` (score, transaction, chargeback) says.
+
+        Args:
+            body: the request's.
+            started_ns: when it arrived, by ``time.perf_counter_ns``.
+
+        Raises:
+            Problem: whatever keeps it from being done, a store or a journal that does not answer included.
+        """
+        try:
+            return _VERBS[verb](self, body, started_ns)
+        except STORE_FAILURES as error:
+            self.metrics.errors.labels("store").inc()
+            _log.error("the store or the journal does not answer", exc_info=error, extra={"verb": verb})
+            raise problem("unavailable", None, "nothing was done; send the same again in a moment") from error
 
     def score(self, body: bytes, started_ns: int) -> Reply:
         """``POST /v1/score``: decide on a transaction, record it, journal what was seen."""
@@ -164,6 +183,13 @@ class Serving:
         return row
 
 
+_VERBS = {
+    "score": Serving.score,
+    "transaction": Serving.transaction,
+    "chargeback": Serving.chargeback,
+}
+
+
 def _recorded(table: str, event: Mapping[str, Any], recorded: Recorded) -> Reply:
     created = (_EPOCH + timedelta(microseconds=recorded.known_us)).isoformat()
     about = {"transaction_id": event["transaction_id"], "table": table, "created_timestamp": created}
@@ -186,5 +212,4 @@ def _what_if(champion: Champion, transactions: list[Transaction]) -> list[dict[s
 
 
 def _show(metrics: Metrics, champion: Champion) -> None:
-    metrics.model.clear()
-    metrics.model.labels(MODEL_NAME, champion.version).set(1)
+    metrics.serves(MODEL_NAME, champion.version)

@@ -1,5 +1,6 @@
 """The scoring service as its own process: in the foreground, or in a context for replays and tests."""
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bento.logs import CANNOT_START
 from feature_repo.settings import PROJECT_ROOT
 
 __all__ = ["SERVICE", "ServiceError", "running_service", "serve"]
@@ -42,7 +44,9 @@ def serve(home: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
 
 
 @contextmanager
-def running_service(home: Path, port: int | None = None, *, start_s: float = _START_S) -> Iterator[str]:
+def running_service(
+    home: Path, port: int | None = None, *, start_s: float = _START_S, without_champion: bool = False
+) -> Iterator[str]:
     """A running service over the deployment at ``home``: yields its base URL once ``/readyz`` answers.
 
     It runs in a process group of its own, which is ended on leaving; what it logs goes to
@@ -52,9 +56,10 @@ def running_service(home: Path, port: int | None = None, *, start_s: float = _ST
         home: the deployment, as ``FRAUD_HOME``; the other settings are this process's environment.
         port: where it listens on 127.0.0.1; None finds a free one.
         start_s: how long it may take to be ready.
+        without_champion: be content with a service whose rules decide, for want of a champion.
 
     Raises:
-        ServiceError: it ended, or was not ready in time.
+        ServiceError: it ended, has no champion that can serve, or was not ready in time.
     """
     home.mkdir(parents=True, exist_ok=True)
     port = port or _free_port()
@@ -71,7 +76,10 @@ def running_service(home: Path, port: int | None = None, *, start_s: float = _ST
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        _wait_until_ready(process, url, log, start_s)
+        _wait_until_answering(process, url, log, start_s)
+        if not without_champion and _get(url, "/readyz") is None:
+            refused = json.loads(_get(url, "/v1/model") or b"{}").get("refused")
+            raise ServiceError(f"{SERVICE}: no champion serves: {refused}")
         yield url
     finally:
         _end_group(process)
@@ -98,25 +106,40 @@ def _free_port() -> int:
     return port
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, start_s: float) -> None:
+def _wait_until_answering(process: subprocess.Popen[bytes], url: str, log: Path, start_s: float) -> None:
     deadline = time.monotonic() + start_s
-    while not _ready(url):
+    while _get(url, "/livez") is None:
         if process.poll() is not None:
             raise ServiceError(f"{SERVICE}: ended with code {process.returncode}; {_tail(log)}")
+        reason = _reason(log)
+        if reason is not None:
+            raise ServiceError(f"{SERVICE}: {reason} (its log is {log})")
         if time.monotonic() > deadline:
-            raise ServiceError(f"{SERVICE}: not ready after {start_s:.0f} s; {_tail(log)}")
+            raise ServiceError(f"{SERVICE}: no answer after {start_s:.0f} s; {_tail(log)}")
         time.sleep(0.05)
 
 
-def _ready(url: str) -> bool:
+def _get(url: str, path: str) -> bytes | None:
+    """The body that a path answers with, or None if it does not answer 200."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=5)
     try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+        return body if answer.status == 200 else None
     except (OSError, HTTPException):
-        return False
+        return None
     finally:
         connection.close()
+
+
+def _reason(log: Path) -> str | None:
+    """Why the service gave up, if its log says so."""
+    for line in log.read_bytes().splitlines():
+        if CANNOT_START.encode() in line and line.startswith(b"{"):
+            reason: str = json.loads(line)["message"]
+            return reason
+    return None
 
 
 def _tail(log: Path) -> str:
