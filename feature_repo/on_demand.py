@@ -15,7 +15,9 @@ EARTH_RADIUS_KM = 6371.0088  # mean radius R1, IUGG 1980
 _DAYS = ("1d", "3d", "7d", "14d")
 _RATE_WINDOWS = ("3d", "7d", "14d", "21d", "28d")
 _MEAN, _MAX = "customer_amount_usd_cents_mean_{}", "customer_amount_usd_cents_max_{}"
-_USUAL_MEAN, _USUAL_STD, _USUAL_MAX = (f"customer_settled_amount_usd_cents_{f}_90d" for f in ("mean", "std", "max"))
+_USUAL_MEAN, _USUAL_STD, _USUAL_MAX = (
+    f"customer_settled_amount_usd_cents_{f}_90d" for f in ("mean", "std", "max")
+)
 _FRAUDS, _SETTLED = "terminal_ordinary_fraud_chargebacks_count_{}", "terminal_settled_transactions_count_{}"
 
 
@@ -31,7 +33,8 @@ def hour_of_day(seconds: Reals) -> Reals:
 
 def weekday(seconds: Reals) -> Reals:
     """Monday is 0; 1970-01-01 was a Thursday."""
-    return np.mod(np.floor(seconds / SECONDS_PER_DAY) + 3, 7)
+    day: Reals = np.mod(np.floor(seconds / SECONDS_PER_DAY) + 3, 7)
+    return day
 
 
 @transform(
@@ -108,14 +111,19 @@ def spending(c: Mapping[str, Reals]) -> Mapping[str, Reals]:
         "terminal_ordinary_fraud_chargebacks_seconds_since_last_30d",
         "terminal_settled_transactions_seconds_since_last_30d",
     ],
-    outputs=[*(f"terminal_ordinary_fraud_rate_{w}" for w in _RATE_WINDOWS), "terminal_newest_settled_minus_fraud_s"],
+    outputs=[
+        *(f"terminal_ordinary_fraud_rate_{w}" for w in _RATE_WINDOWS),
+        "terminal_newest_settled_minus_fraud_s",
+    ],
 )
 def terminal_risk(c: Mapping[str, Reals]) -> Mapping[str, Reals]:
     """Share of a terminal's settled transactions that were frauds, and whether its newest was one (then 0)."""
     last_fraud = c["terminal_ordinary_fraud_chargebacks_seconds_since_last_30d"]
     return {
         **{
-            f"terminal_ordinary_fraud_rate_{w}": ratio(c[_FRAUDS.format(w)], c[_SETTLED.format(w)]) for w in _RATE_WINDOWS
+            f"terminal_ordinary_fraud_rate_{w}": ratio(c[_FRAUDS.format(w)], c[_SETTLED.format(w)])
+            for w in _RATE_WINDOWS
         },
-        "terminal_newest_settled_minus_fraud_s": last_fraud - c["terminal_settled_transactions_seconds_since_last_30d"],
+        "terminal_newest_settled_minus_fraud_s": last_fraud
+        - c["terminal_settled_transactions_seconds_since_last_30d"],
     }

@@ -21,7 +21,10 @@ terminal_settled = windowed_view(
     source=transactions,
     event_id="transaction_id",
     delay=DELAY,
-    aggregates={("count", ""): ["1d", "3d", "7d", "14d", "21d", "28d", "30d"], ("seconds_since_last", ""): ["30d"]},
+    aggregates={
+        ("count", ""): ["1d", "3d", "7d", "14d", "21d", "28d", "30d"],
+        ("seconds_since_last", ""): ["30d"],
+    },
     description="A terminal's transactions old enough for their chargebacks to be known.",
 )
 

@@ -31,7 +31,9 @@ fraud_v1 = FeatureService(
         customer_settled,
         customer_fraud,
         terminal_activity,
-        terminal_settled[[f"terminal_settled_transactions_count_{w}" for w in ("3d", "7d", "14d", "21d", "28d")]],
+        terminal_settled[
+            [f"terminal_settled_transactions_count_{w}" for w in ("3d", "7d", "14d", "21d", "28d")]
+        ],
         terminal_ordinary_fraud,
         pair_activity,
         request_features,
@@ -45,7 +47,11 @@ published_v1 = FeatureService(
     name="published_v1",
     features=[
         customer_activity[
-            [f"customer_{name}_{w}" for name in ("transactions_count", "amount_usd_cents_sum") for w in ("1d", "7d", "30d")]
+            [
+                f"customer_{name}_{w}"
+                for name in ("transactions_count", "amount_usd_cents_sum")
+                for w in ("1d", "7d", "30d")
+            ]
         ],
         terminal_settled[[f"terminal_settled_transactions_count_{w}" for w in ("1d", "7d", "30d")]],
         terminal_fraud,

@@ -28,7 +28,9 @@ def _events(name: str, description: str) -> PushSource:
 
 
 transactions = _events("transactions", "Card transactions, one row each.")
-chargebacks = _events("chargebacks", "Chargebacks, at the time of their transaction, known when they were reported.")
+chargebacks = _events(
+    "chargebacks", "Chargebacks, at the time of their transaction, known when they were reported."
+)
 
 request = RequestSource(
     name="request",

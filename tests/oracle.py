@@ -1,6 +1,7 @@
 """The meaning of a window, as slowly and plainly as it can be said. Shares no code with the engine.
 
-An event is a dict: ``id`` text, ``key`` anything, ``time`` and ``known`` in microseconds, and values by column (int, text or None).
+An event is a dict: ``id`` text, ``order`` (the unsigned number of its id), ``key`` anything, ``time`` and ``known`` in
+microseconds, and values by column (int, text or None).
 """
 
 import math

@@ -11,7 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import Aggregation, Entity, FeatureService, FeatureStore, Field, FileSource, PushSource, RepoConfig, RequestSource
+from feast import (
+    Aggregation,
+    Entity,
+    FeatureService,
+    FeatureStore,
+    Field,
+    FileSource,
+    PushSource,
+    RepoConfig,
+    RequestSource,
+)
 from feast.types import Int64, UnixTimestamp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,7 +40,10 @@ LENGTHS = {"1s": 1_000_000, "10s": 10_000_000, "1m": 60_000_000}
 COLUMNS = {"events": "", "number": "amount", "code": "place"}
 
 
-@transform(inputs=["event_timestamp", "limit", "all_amount_mean_1m", "all_events_count_1m"], outputs=["share", "log", "second"])
+@transform(
+    inputs=["event_timestamp", "limit", "all_amount_mean_1m", "all_events_count_1m"],
+    outputs=["share", "log", "second"],
+)
 def shape(c):
     return {
         "share": c["limit"] / c["all_amount_mean_1m"],
@@ -53,7 +66,9 @@ def build(folder, project, events):
     pq.write_table(pa.table(columns), path)
     source = PushSource(
         name="arrivals",
-        batch_source=FileSource(name="events", path=str(path), timestamp_field="time", created_timestamp_column="known"),
+        batch_source=FileSource(
+            name="events", path=str(path), timestamp_field="time", created_timestamp_column="known"
+        ),
     )
     key, place = Entity(name="holder", join_keys=["key"]), Entity(name="place", join_keys=["place"])
     every = {(name, COLUMNS[row.needs]): WINDOWS for name, row in FUNCTIONS.items()}
@@ -61,7 +76,10 @@ def build(folder, project, events):
     everything = windowed_view("everything", prefix="all", entities=[key], **common)
     filtered = windowed_view("filtered", prefix="some", entities=[key], where=FILTER, delay="10s", **common)
     pair = windowed_view("pair", prefix="pair", entities=[key, place], **common)
-    request = RequestSource(name="request", schema=[Field(name="limit", dtype=Int64), Field(name="event_timestamp", dtype=UnixTimestamp)])
+    request = RequestSource(
+        name="request",
+        schema=[Field(name="limit", dtype=Int64), Field(name="event_timestamp", dtype=UnixTimestamp)],
+    )
     shaped = shape.view("shaped", [everything[["all_amount_mean_1m", "all_events_count_1m"]]], request)
     service = FeatureService(name="service", features=[everything, filtered, pair, shaped])
     store = FeatureStore(
@@ -95,7 +113,9 @@ def truth(events, ask_key, ask_place, instant, known):
             for window in WINDOWS:
                 inside = oracle.counted(pool, key, instant, LENGTHS[window], delay, known, where)
                 subject = COLUMNS[spec.needs] or "events"
-                row[f"{prefix}_{subject}_{function}_{window}"] = oracle.aggregate(function, COLUMNS[spec.needs], inside, instant)
+                row[f"{prefix}_{subject}_{function}_{window}"] = oracle.aggregate(
+                    function, COLUMNS[spec.needs], inside, instant
+                )
     return row
 
 
@@ -115,7 +135,9 @@ COUNTER = iter(range(10**6))
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 def test_oracle_offline_online_and_plan_agree_to_the_bit(folder, data):
     events = data.draw(streams(most=16))
     wanted = [(*ask, data.draw(st.sampled_from(["x", "y", "w"]))) for ask in data.draw(asks(events, most=4))]
@@ -129,14 +151,18 @@ def test_oracle_offline_online_and_plan_agree_to_the_bit(folder, data):
             assert recorder.record("events", [row]) == [event["known"]]
 
     rows = [
-        {"key": k, "place": p, "limit": 7, "event_timestamp": moment(t), "created_timestamp": moment(a)} for k, t, a, p in wanted
+        {"key": k, "place": p, "limit": 7, "event_timestamp": moment(t), "created_timestamp": moment(a)}
+        for k, t, a, p in wanted
     ]
     service = store.get_feature_service("service")
     online = store.get_online_features(features=service, entity_rows=rows).to_dict()
     offline = store.get_historical_features(pd.DataFrame(rows), service).to_arrow().to_pydict()
     plan = OnlinePlan.compile(store, "service")
     answer = plan.read(
-        [{"key": k, "place": p, "limit": 7, "event_timestamp_us": t, "known_as_of_us": a} for k, t, a, p in wanted]
+        [
+            {"key": k, "place": p, "limit": 7, "event_timestamp_us": t, "known_as_of_us": a}
+            for k, t, a, p in wanted
+        ]
     )
     for i, (key, instant, known, place) in enumerate(wanted):
         expected = truth(once, key, place, instant, known)
@@ -146,15 +172,24 @@ def test_oracle_offline_online_and_plan_agree_to_the_bit(folder, data):
         for j, name in enumerate(plan.feature_names):
             served = None if np.isnan(answer.values[i, j]) else answer.values[i, j]
             assert served == offline[name][i], (name, i)
-            assert online[name][i] == offline[name][i] or (np.isnan(online[name][i]) and offline[name][i] is None), (name, i)
+            assert online[name][i] == offline[name][i] or (
+                np.isnan(online[name][i]) and offline[name][i] is None
+            ), (name, i)
         assert expected.keys() < set(plan.feature_names)
 
 
 def test_a_view_unknown_to_the_engine_is_refused_at_construction():
     key = Entity(name="holder", join_keys=["key"])
-    source = PushSource(name="s", batch_source=FileSource(name="events", path="x.parquet", timestamp_field="time"))
+    source = PushSource(
+        name="s", batch_source=FileSource(name="events", path="x.parquet", timestamp_field="time")
+    )
     with pytest.raises(ValueError, match="median"):
         windowed_view(
-            "v", prefix="v", entities=[key], source=source, event_id="id", aggregates={("median", "amount"): ["1d"]}
+            "v",
+            prefix="v",
+            entities=[key],
+            source=source,
+            event_id="id",
+            aggregates={("median", "amount"): ["1d"]},
         )
     assert Aggregation(column="a", function="sum").function == "sum"

@@ -1,6 +1,6 @@
 """Small generated event streams: ties, late and out-of-order events, nulls, window edges, keys without events."""
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
@@ -8,21 +8,25 @@ from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from feature_repo.windows.state import code
 
-START = datetime(2024, 3, 9, 22, tzinfo=timezone.utc)  # a spring night: some calendars skip an hour in these days
+START = datetime(2024, 3, 9, 22, tzinfo=UTC)  # a spring night: some calendars skip an hour in these days
 SECOND = 1_000_000
 # Steps that land on the edges of the windows below as often as beside them.
-STEPS = st.sampled_from([0, 0, 1, SECOND - 1, SECOND, SECOND + 1, 5 * SECOND, 10 * SECOND - 1, 10 * SECOND, 10 * SECOND + 1])
+STEPS = st.sampled_from(
+    [0, 0, 1, SECOND - 1, SECOND, SECOND + 1, 5 * SECOND, 10 * SECOND - 1, 10 * SECOND, 10 * SECOND + 1]
+)
 LATENESS = st.sampled_from([0, 0, 0, 0, 1, SECOND, 4 * SECOND, 15 * SECOND, 200 * SECOND])
-AMOUNTS = st.one_of(st.none(), st.integers(-5, 5), st.integers(-(10**9), 10**9), st.sampled_from([10**14, -(10**14)]))
+AMOUNTS = st.one_of(
+    st.none(), st.integers(-5, 5), st.integers(-(10**9), 10**9), st.sampled_from([10**14, -(10**14)])
+)
 WINDOWS = (SECOND, 10 * SECOND, 60 * SECOND)
 
 
 def micros(moment):
-    return (moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(microseconds=1)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def moment(instant):
-    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=instant)
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=instant)
 
 
 @st.composite
@@ -52,7 +56,9 @@ def asks(draw, events, keys=("a", "b", "c", "never seen"), most=6):
     anchors = [event["time"] for event in events] or [micros(START)]
     found = []
     for _ in range(draw(st.integers(1, most))):
-        shift = draw(st.sampled_from([0, 1, -1, SECOND, 10 * SECOND, 10 * SECOND + 1, 60 * SECOND, 90 * SECOND]))
+        shift = draw(
+            st.sampled_from([0, 1, -1, SECOND, 10 * SECOND, 10 * SECOND + 1, 60 * SECOND, 90 * SECOND])
+        )
         instant = draw(st.sampled_from(anchors)) + shift
         late = draw(st.sampled_from([0, 0, 0, 5 * SECOND, -5 * SECOND, 300 * SECOND, -60 * SECOND]))
         found.append((draw(st.sampled_from(keys)), instant, instant + late))

@@ -1,26 +1,28 @@
 """The engine behind ``feast materialize``: history into the online state of windowed views.
 
-For a windowed view, ``materialize START END`` loads every event that became known in ``[START, END)`` and that a window asked at
-END or later can still reach. Going by known time makes incremental loads complete: an event that happened before the last load and became known
-after it is in the next. Loading is idempotent, and events recorded live meanwhile stay. Plain views go to Feast's local engine.
+For a windowed view, ``materialize START END`` loads every event that became known in ``[START, END)`` and that a window asked
+at END or later can still reach. Going by known time makes incremental loads complete: an event that happened before the last
+load and became known after it is in the next. Loading is idempotent, and events recorded live meanwhile stay. Plain views go
+to Feast's local engine.
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-from feast import StreamFeatureView
-from feast.infra.common.materialization_job import MaterializationTask
+from feast.infra.common.materialization_job import (
+    MaterializationJob,
+    MaterializationJobStatus,
+    MaterializationTask,
+)
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
-from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus
 from feast.infra.registry.base_registry import BaseRegistry
 
-from feature_repo.windows.keys import expiry_s, loaded_key, retention_us, state_key, view_prefix
 from feature_repo.windows.kernel import NULL
+from feature_repo.windows.keys import expiry_s, loaded_key, retention_us, state_key, view_prefix
 from feature_repo.windows.offline import stored_sql
 from feature_repo.windows.scripts import Call, script
 from feature_repo.windows.sources import quote, source_sql
@@ -34,7 +36,9 @@ _KEYS_PER_ROUND_TRIP = 500
 class WindowedComputeEngine(LocalComputeEngine):
     """Materializes windowed views as state, plain views as Feast does."""
 
-    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any) -> MaterializationJob:
+    def _materialize_one(
+        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
+    ) -> MaterializationJob:
         if not is_windowed(task.feature_view):
             return super()._materialize_one(registry, task, **kwargs)
         job_id = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
@@ -64,7 +68,9 @@ class WindowedComputeEngine(LocalComputeEngine):
                     bar.update(len(calls))
             if bar is not None:
                 bar.close()
-        client.set(loaded_key(task.project, spec), max(end, int(client.get(loaded_key(task.project, spec)) or end)))
+        client.set(
+            loaded_key(task.project, spec), max(end, int(client.get(loaded_key(task.project, spec)) or end))
+        )
 
 
 class HistoryLoad:
@@ -81,7 +87,11 @@ class HistoryLoad:
         self._spec = spec
         self._start = start
         self._oldest = end - retention_us(spec)
-        types = dict(connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})").fetchall())
+        types = dict(
+            connection.execute(
+                f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
+            ).fetchall()
+        )
         self._select = events_sql(spec, source, types, end)
 
     def refuse_a_gap(self) -> None:
@@ -101,13 +111,17 @@ class HistoryLoad:
     def keys(self) -> int:
         """How many keys have events to load."""
         names = ", ".join(quote(key) for key in self._spec.keys)
-        ((count,),) = self._connection.execute(f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM ({self._wanted()}))").fetchall()
+        ((count,),) = self._connection.execute(
+            f"SELECT count(*) FROM (SELECT DISTINCT {names} FROM ({self._wanted()}))"
+        ).fetchall()
         return int(count)
 
     def calls(self, prefix: bytes) -> Iterator[list[Call]]:
         """The writes, some hundred keys at a time."""
         width = (FIXED + len(self._spec.columns)) * WORD
-        left_out = (self._oldest - 1 if self._leaves_out() else NOTHING_DROPPED).to_bytes(WORD, "little", signed=True)
+        left_out = (self._oldest - 1 if self._leaves_out() else NOTHING_DROPPED).to_bytes(
+            WORD, "little", signed=True
+        )
         calls: list[Call] = []
         for key, records in self._grouped():
             calls.append(([state_key(prefix, key)], [records, width, left_out, expiry_s(self._spec)]))
@@ -167,7 +181,9 @@ def _runs(batch: pa.RecordBatch, spec: ViewSpec) -> Iterator[tuple[tuple[str, ..
     for i, name in enumerate(names):
         column = batch.column(name)
         if column.null_count:
-            column = column.fill_null(pa.scalar(int(NULL) % 2**64 if pa.types.is_uint64(column.type) else int(NULL), column.type))
+            column = column.fill_null(
+                pa.scalar(int(NULL) % 2**64 if pa.types.is_uint64(column.type) else int(NULL), column.type)
+            )
         records[:, i] = column.to_numpy().view(np.int64)
     change = np.zeros(batch.num_rows, dtype=bool)
     change[0] = True

@@ -12,7 +12,9 @@ from feature_repo.windows.transform import declared_transform
 
 def service_features(service: FeatureService) -> tuple[str, ...]:
     """Names of the service's features, in its order: the order of a model's inputs."""
-    return tuple(field.name for projection in service.feature_view_projections for field in projection.features)
+    return tuple(
+        field.name for projection in service.feature_view_projections for field in projection.features
+    )
 
 
 def definitions_digest(store: FeatureStore, feature_service: str) -> str:
@@ -32,7 +34,10 @@ def _view_digest(store: FeatureStore, name: str) -> object:
     if isinstance(view, OnDemandFeatureView):
         transform = declared_transform(view)
         inputs = sorted(view.source_feature_view_projections)
-        return [transform.digest if transform else view.feature_transformation.udf_string, [_view_digest(store, i) for i in inputs]]
+        return [
+            transform.digest if transform else view.feature_transformation.udf_string,
+            [_view_digest(store, i) for i in inputs],
+        ]
     if is_windowed(view):
         return view_spec(view, [store.get_entity(entity) for entity in view.entities]).digest
     return [field.name for field in view.features]

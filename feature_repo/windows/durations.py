@@ -6,7 +6,12 @@ Windows are integer microseconds on UTC throughout: a day is always 86,400 s, wh
 import re
 from datetime import timedelta
 
-_UNITS = {"d": timedelta(days=1), "h": timedelta(hours=1), "m": timedelta(minutes=1), "s": timedelta(seconds=1)}
+_UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+}
 _FORM = re.compile(r"(\d+)([dhms])")
 _MICROSECOND = timedelta(microseconds=1)
 

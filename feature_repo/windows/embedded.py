@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
@@ -51,10 +51,8 @@ def stop(home: Path) -> bool:
         return False
     with redis.Redis(unix_socket_path=str(socket)) as client:
         pid = int(client.info("server")["process_id"])
-        try:
+        with suppress(redis.ConnectionError):  # it is gone, as it should be
             client.shutdown(save=False)
-        except redis.ConnectionError:
-            pass  # it is gone, as it should be
     deadline = time.monotonic() + _START_SECONDS
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -106,5 +104,7 @@ def _start(folder: Path, socket: Path) -> None:
     while not _answers(socket):
         if time.monotonic() > deadline:
             log = (folder / "valkey.log").read_text()[-2000:]
-            raise RuntimeError(f"embedded Valkey: no answer at {socket} after {_START_SECONDS:.0f} s; its log ends:\n{log}")
+            raise RuntimeError(
+                f"embedded Valkey: no answer at {socket} after {_START_SECONDS:.0f} s; its log ends:\n{log}"
+            )
         time.sleep(0.01)

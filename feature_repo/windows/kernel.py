@@ -117,7 +117,7 @@ def _slots(values: Any, slot: Any) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _prefixes(values: Any, counts: Any, sums: Any, high: Any, low: Any, last: Any, first: Any) -> bool:
+def _prefixes(values: Any, counts: Any, sums: Any, high: Any, low: Any, last: Any, first: Any) -> Any:
     """Fill the prefix arrays of one column over one key. Returns False if a sum of its values could overflow."""
     n = len(values)
     largest = uint64(0)
@@ -146,7 +146,7 @@ def _prefixes(values: Any, counts: Any, sums: Any, high: Any, low: Any, last: An
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _unknown(i: Any, hidden: Any, hidden_count: Any) -> bool:
+def _unknown(i: Any, hidden: Any, hidden_count: Any) -> Any:
     return hidden_count > 0 and hidden[np.searchsorted(hidden[:hidden_count], i) % hidden_count] == i
 
 

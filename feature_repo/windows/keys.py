@@ -8,7 +8,9 @@ from collections.abc import Iterable
 
 from feature_repo.windows.spec import ViewSpec
 
-GRACE_US = 2 * 86_400_000_000  # how far behind the newest event of a key an instant may lie and still be answered
+GRACE_US = (
+    2 * 86_400_000_000
+)  # how far behind the newest event of a key an instant may lie and still be answered
 
 
 def state_prefix(project: str, view: str) -> bytes:

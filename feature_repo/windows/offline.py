@@ -1,11 +1,12 @@
 """Windows over history: DuckDB prunes, filters and sorts; the kernel computes.
 
-The entity rows stand in a table ``asks`` with their keys, ``__instant`` and ``__known`` in microseconds and ``__row``, their place
-in the result. ``plan`` says in SQL what is read; ``compute`` runs it and the kernel.
+The entity rows stand in a table ``asks`` with their keys, ``__instant`` and ``__known`` in microseconds and ``__row``, their
+place in the result. ``plan`` says in SQL what is read; ``compute`` runs it and the kernel.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from os import cpu_count
 
 import duckdb
@@ -30,7 +31,9 @@ class Plan:
     events: str
 
 
-def plan(spec: ViewSpec, source: str, types: dict[str, str], join_keys: dict[str, str], oldest: int, newest: int) -> Plan:
+def plan(
+    spec: ViewSpec, source: str, types: dict[str, str], join_keys: dict[str, str], oldest: int, newest: int
+) -> Plan:
     """The queries of one view.
 
     Args:
@@ -80,17 +83,23 @@ def compute(
     Raises:
         ValueError: see ``plan``; also a null event or known time. OverflowError: see ``evaluate``.
     """
-    (oldest, newest), = connection.execute("SELECT min(__instant), max(__instant) FROM asks").fetchall()
-    types = dict(connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})").fetchall())
+    ((oldest, newest),) = connection.execute("SELECT min(__instant), max(__instant) FROM asks").fetchall()
+    types = dict(
+        connection.execute(
+            f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
+        ).fetchall()
+    )
     if rows == 0:
         oldest = newest = 0
     queries = plan(spec, source, types, join_keys, oldest, newest)
     connection.execute(f"CREATE OR REPLACE TEMP TABLE keys AS {queries.keys}")
-    (keys,), = connection.execute("SELECT count(*) FROM keys").fetchall()
+    ((keys,),) = connection.execute("SELECT count(*) FROM keys").fetchall()
     asks = _columns(connection, queries.asks)
     events = _columns(connection, queries.events)
     if events["__known"].null_count:
-        raise ValueError(f"{spec.view}: column {spec.created!r} of {spec.source} is null in {events['__known'].null_count} events")
+        raise ValueError(
+            f"{spec.view}: column {spec.created!r} of {spec.source} is null in {events['__known'].null_count} events"
+        )
     out = np.empty((rows, len(spec.aggregates)), dtype=np.int64)
     _fill_rows_without_key(spec, out, asks)
     edges = np.arange(keys + 1)
@@ -118,7 +127,9 @@ def _check_columns(spec: ViewSpec, types: dict[str, str]) -> None:
     named += spec.predicate.columns if spec.predicate else []
     for name in named:
         if name not in types:
-            raise ValueError(f"{spec.view}: column {name!r} is not in source {spec.source!r}; it has {', '.join(sorted(types))}")
+            raise ValueError(
+                f"{spec.view}: column {name!r} is not in source {spec.source!r}; it has {', '.join(sorted(types))}"
+            )
 
 
 def stored_sql(column: StoredColumn, duckdb_type: str) -> str:
@@ -151,7 +162,9 @@ def _columns(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
 def _integers(column: pa.ChunkedArray) -> Integers:
     """A column as contiguous int64; nulls become the kernel's null, 64-bit codes keep their bits."""
     if column.null_count:
-        column = column.fill_null(pa.scalar(int(NULL) + (2**64 if pa.types.is_uint64(column.type) else 0), column.type))
+        column = column.fill_null(
+            pa.scalar(int(NULL) + (2**64 if pa.types.is_uint64(column.type) else 0), column.type)
+        )
     values = column.to_numpy()
     return np.ascontiguousarray(values if values.dtype == np.int64 else values.view(np.int64))
 
@@ -176,7 +189,7 @@ def _evaluate_in_parallel(spec: ViewSpec, events: Events, asks: Asks, out: Integ
     workers = cpu_count() or 1
     cuts = np.searchsorted(work, np.linspace(0, work[-1], 4 * workers + 1))
     cuts[0], cuts[-1] = 0, keys
-    ranges = [range(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if a < b]
+    ranges = [range(int(a), int(b)) for a, b in pairwise(cuts) if a < b]
     with ThreadPoolExecutor(workers) as pool:
         for done in [pool.submit(evaluate, spec, events, asks, keys, out) for keys in ranges]:
             done.result()

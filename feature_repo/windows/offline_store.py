@@ -27,6 +27,7 @@ from feature_repo.windows.offline import compute
 from feature_repo.windows.plain import point_in_time_join
 from feature_repo.windows.sources import source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
+from feature_repo.windows.state import from_microseconds
 from feature_repo.windows.transform import Transform, declared_transform
 
 KNOWN_AS_OF = "created_timestamp"
@@ -78,7 +79,8 @@ class WindowedRetrievalJob(RetrievalJob):
         return self._run()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._run().to_pandas()
+        frame: pd.DataFrame = self._run().to_pandas()
+        return frame
 
     def persist(
         self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
@@ -91,9 +93,13 @@ class WindowedRetrievalJob(RetrievalJob):
         import ibis
 
         if not isinstance(storage, SavedDatasetFileStorage):
-            raise ValueError(f"storage {type(storage).__name__}: this store persists to SavedDatasetFileStorage")
+            raise ValueError(
+                f"storage {type(storage).__name__}: this store persists to SavedDatasetFileStorage"
+            )
         table = ibis.memtable(self.to_arrow(timeout=timeout))
-        write_data_source(table, storage.to_data_source(), str(self._repo_path or "."), "overwrite", allow_overwrite)
+        write_data_source(
+            table, storage.to_data_source(), str(self._repo_path or "."), "overwrite", allow_overwrite
+        )
 
 
 class WindowedOfflineStore(DuckDBOfflineStore):
@@ -120,7 +126,9 @@ class WindowedOfflineStore(DuckDBOfflineStore):
             ValueError: no usable event timestamp, with the rows; a missing join key; what ``view_spec`` refuses.
         """
         frame = _entity_frame(entity_df)
-        time_column = infer_event_timestamp_from_entity_df(dict(zip(frame.columns, frame.dtypes, strict=True)))
+        time_column = infer_event_timestamp_from_entity_df(
+            dict(zip(frame.columns, frame.dtypes, strict=True))
+        )
         instants = _instants(frame, time_column)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         ours = [(view, t) for view in on_demand if (t := declared_transform(view)) is not None]
@@ -135,14 +143,18 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         }
 
         def run() -> pa.Table:
-            retrieval = _Retrieval(config, frame, time_column, instants, full_feature_names, filter_by_created_timestamp)
+            retrieval = _Retrieval(
+                config, frame, time_column, instants, full_feature_names, filter_by_created_timestamp
+            )
             for view in feature_views:
                 retrieval.add_view(view, requested[view.projection.name_to_use()], specs.get(view.name))
             for view, transform in ours:
                 retrieval.add_transform(view, transform, feature_refs)
             return retrieval.table()
 
-        span = [pd.Timestamp(v, unit="us", tz="UTC").to_pydatetime() for v in (instants.min(), instants.max())] if len(instants) else [None, None]  # fmt: skip
+        span: tuple[datetime | None, datetime | None] = (None, None)
+        if len(instants):
+            span = (from_microseconds(int(instants.min())), from_microseconds(int(instants.max())))
         metadata = RetrievalMetadata(
             features=list(feature_refs), keys=[c for c in frame.columns if c != time_column],
             min_event_timestamp=span[0], max_event_timestamp=span[1],
@@ -171,7 +183,7 @@ class _Retrieval:
         moment = pa.array(instants).cast(pa.timestamp("us", tz="UTC"))
         self._columns = {name: entity.column(name) for name in entity.column_names}
         self._columns[time_column] = moment
-        self._known_given = KNOWN_AS_OF in frame.columns and KNOWN_AS_OF != time_column
+        self._known_given = KNOWN_AS_OF in frame.columns and time_column != KNOWN_AS_OF
         known = _microseconds_of(frame[KNOWN_AS_OF], KNOWN_AS_OF) if self._known_given else instants
         self._rows = len(frame)
         self._connection.register(
@@ -189,7 +201,12 @@ class _Retrieval:
         join_keys = self._join_keys(view)
         if spec is None:
             added = point_in_time_join(
-                self._connection, view, source, join_keys, features, self._known_given or self._filter_by_created
+                self._connection,
+                view,
+                source,
+                join_keys,
+                features,
+                self._known_given or self._filter_by_created,
             )
         elif spec.aggregates:
             added = compute(self._connection, spec, source, join_keys, self._rows)
@@ -206,7 +223,8 @@ class _Retrieval:
             for feature in projection.features
         }
         inputs = {
-            name: self._columns[f"{prefixes[name]}__{name}" if prefixes.get(name) else name] for name in transform.inputs
+            name: self._columns[f"{prefixes[name]}__{name}" if prefixes.get(name) else name]
+            for name in transform.inputs
         }
         outputs = transform.apply_arrow(inputs)
         prefix = f"{view.projection.name_to_use()}__" if self._full_names else ""
@@ -232,7 +250,8 @@ def _entity_frame(entity_df: pd.DataFrame | str | None) -> pd.DataFrame:
     if isinstance(entity_df, str):
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            return connection.execute(entity_df).df()
+            frame: pd.DataFrame = connection.execute(entity_df).df()
+            return frame
     if isinstance(entity_df, pd.DataFrame):
         return entity_df
     raise ValueError("entity_df: give a pandas frame, or a SQL query, with the join keys and event_timestamp")
@@ -257,14 +276,9 @@ def _microseconds_of(values: pd.Series, column: str) -> np.ndarray[Any, Any]:
         values = pd.to_datetime(values, utc=True)
     missing = np.flatnonzero(values.isna().to_numpy())
     if len(missing):
-        raise ValueError(f"{column}: null in {len(missing)} entity rows, first {missing[:5].tolist()}; give every row its instant")
+        raise ValueError(
+            f"{column}: null in {len(missing)} entity rows, first {missing[:5].tolist()}; give every row its instant"
+        )
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         values = values.dt.tz_convert("UTC").dt.tz_localize(None)
     return values.to_numpy().astype("datetime64[us]").astype(np.int64)
-
-
-def as_utc(value: datetime) -> datetime:
-    """A datetime in UTC; one without a zone is UTC."""
-    from datetime import timezone
-
-    return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)

@@ -8,7 +8,7 @@ instant). Plain views are Feast's own, untouched.
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ class _Question:
     known_as_of: Integers | None = None
 
 
-_QUESTION: ContextVar[_Question] = ContextVar("question", default=_Question())
+_NOW = _Question()
+_QUESTION: ContextVar[_Question] = ContextVar("question", default=_NOW)
 
 
 class WindowedOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -47,12 +48,15 @@ class WindowedOnlineStoreConfig(RedisOnlineStoreConfig):
     connection_string: as in Feast. Empty (the default): ``FRAUD_REDIS`` if it is set, else an embedded Valkey server.
     """
 
-    type: str = "feature_repo.windows.online_store.WindowedOnlineStore"  # type: ignore[assignment]
+    type: str = "feature_repo.windows.online_store.WindowedOnlineStore"
     connection_string: str = ""
 
 
 class WindowedOnlineStore(RedisOnlineStore):
     """Online store: state of windows, read as of an instant; plain views as Feast keeps them."""
+
+    _client: Any = None
+    _client_async: Any = None
 
     def _get_client(self, online_store_config: WindowedOnlineStoreConfig) -> Any:
         if self._client is None:
@@ -72,7 +76,9 @@ class WindowedOnlineStore(RedisOnlineStore):
             self._client_async = redis.asyncio.Redis(unix_socket_path=str(ensure_running(settings().home)))
         return self._client_async
 
-    def get_online_features(self, config: RepoConfig, features: Any, entity_rows: Any, *args: Any, **kwargs: Any) -> Any:
+    def get_online_features(
+        self, config: RepoConfig, features: Any, entity_rows: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """As Feast's, at each row's ``event_timestamp``."""
         rows, question = _take_instants(entity_rows)
         token = _QUESTION.set(question)
@@ -99,11 +105,19 @@ class WindowedOnlineStore(RedisOnlineStore):
         plain = [(view, names) for view, names in grouped_refs if not is_windowed(view)]
         if plain:
             super()._read_features_per_fv(
-                config, plain, join_key_values, entity_name_to_join_key_map, response, full_feature_names, with_versions
+                config,
+                plain,
+                join_key_values,
+                entity_name_to_join_key_map,
+                response,
+                full_feature_names,
+                with_versions,
             )
         windowed = [(view, names) for view, names in grouped_refs if is_windowed(view)]
         if windowed:
-            self._answer_windows(config, windowed, join_key_values, response, full_feature_names, with_versions)
+            self._answer_windows(
+                config, windowed, join_key_values, response, full_feature_names, with_versions
+            )
 
     async def _read_features_per_fv_async(
         self, config: RepoConfig, grouped_refs: list[Any], join_key_values: Mapping[str, Any],
@@ -112,11 +126,19 @@ class WindowedOnlineStore(RedisOnlineStore):
         plain = [(view, names) for view, names in grouped_refs if not is_windowed(view)]
         if plain:
             await super()._read_features_per_fv_async(
-                config, plain, join_key_values, entity_name_to_join_key_map, response, full_feature_names, with_versions
+                config,
+                plain,
+                join_key_values,
+                entity_name_to_join_key_map,
+                response,
+                full_feature_names,
+                with_versions,
             )
         windowed = [(view, names) for view, names in grouped_refs if is_windowed(view)]
         if windowed:
-            self._answer_windows(config, windowed, join_key_values, response, full_feature_names, with_versions)
+            self._answer_windows(
+                config, windowed, join_key_values, response, full_feature_names, with_versions
+            )
 
     def _answer_windows(
         self, config: RepoConfig, windowed: list[Any], join_key_values: Mapping[str, Any], response: Any,
@@ -138,7 +160,11 @@ class WindowedOnlineStore(RedisOnlineStore):
             )
 
     def online_read(
-        self, config: RepoConfig, table: FeatureView, entity_keys: list[Any], requested_features: list[str] | None = None
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[Any],
+        requested_features: list[str] | None = None,
     ) -> Any:
         """As Feast's; windowed views as of now."""
         if not is_windowed(table):
@@ -148,7 +174,9 @@ class WindowedOnlineStore(RedisOnlineStore):
             {key: _plain(value) for key, value in zip(entity.join_keys, entity.entity_values, strict=True)}
             for entity in entity_keys
         ]
-        results, instants, _ = StateReader(self._get_client(config.online_store), [view]).read(rows, None, None)
+        results, instants, _ = StateReader(self._get_client(config.online_store), [view]).read(
+            rows, None, None
+        )
         names = set(requested_features or [a.name for a in view.spec.aggregates])
         return _protos(view.spec, names, results[0][0], instants)
 
@@ -214,7 +242,9 @@ def _state_view(project: str, view: FeatureView) -> StateView:
     return StateView(spec, view_prefix(project, spec), tuple(renamed[key] for key in spec.keys))
 
 
-def _protos(spec: ViewSpec, names: set[str], values: Integers, instants: Integers) -> list[tuple[datetime, dict[str, ValueProto]]]:
+def _protos(
+    spec: ViewSpec, names: set[str], values: Integers, instants: Integers
+) -> list[tuple[datetime, dict[str, ValueProto]]]:
     rows = []
     for instant, row in zip(instants, values, strict=True):
         features = {}
@@ -247,9 +277,11 @@ def _take_instants(entity_rows: Any) -> tuple[dict[str, Any], _Question]:
         columns = {name: list(getattr(values, "val", values)) for name, values in entity_rows.items()}
     if INSTANT not in columns:
         if KNOWN_AS_OF in columns:
-            raise ValueError(f"entity rows: {KNOWN_AS_OF} without {INSTANT}; give the instant that is asked about")
+            raise ValueError(
+                f"entity rows: {KNOWN_AS_OF} without {INSTANT}; give the instant that is asked about"
+            )
         count = max((len(values) for values in columns.values()), default=0)
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         # Transforms over the time of the request get now; the windows take the server's clock.
         return {**columns, INSTANT: [now] * count}, _Question()
     columns[INSTANT] = [_moment(value, INSTANT) for value in columns[INSTANT]]
@@ -263,7 +295,7 @@ def _take_instants(entity_rows: Any) -> tuple[dict[str, Any], _Question]:
 def _moment(value: Any, column: str) -> datetime:
     """A datetime, an ISO 8601 text or Feast's own timestamp value, as a datetime; without a zone it is UTC, as in Feast."""
     if isinstance(value, ValueProto):
-        value = datetime.fromtimestamp(value.unix_timestamp_val, timezone.utc)
+        value = datetime.fromtimestamp(value.unix_timestamp_val, UTC)
     if isinstance(value, str):
         value = datetime.fromisoformat(value)
     if isinstance(value, np.datetime64):
@@ -271,4 +303,4 @@ def _moment(value: Any, column: str) -> datetime:
     if not isinstance(value, datetime):
         kind = "a date" if isinstance(value, date) else type(value).__name__
         raise ValueError(f"entity rows: {column} is {value!r} ({kind}); give a datetime, or ISO 8601 text")
-    return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value

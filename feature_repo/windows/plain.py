@@ -26,7 +26,11 @@ def point_in_time_join(
     Args:
         filter_by_created: ignore source rows created after the row's ``__known``.
     """
-    types = dict(connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})").fetchall())
+    types = dict(
+        connection.execute(
+            f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
+        ).fetchall()
+    )
     query = join_sql(view, source, types, join_keys, features, filter_by_created)
     table = connection.execute(query).to_arrow_table()
     return {name: table.column(name) for name in features}
@@ -61,6 +65,7 @@ def join_sql(
         return f"SELECT __row{outputs} FROM ({joined}) ORDER BY __row"
     last = f"SELECT * FROM ({events}) QUALIFY row_number() OVER (PARTITION BY {newest} ORDER BY __created DESC) = 1"
     found = "".join(
-        f", CASE WHEN {ttl} = 0 OR a.__instant - e.__time <= {ttl} THEN e.{quote(name)} END AS {quote(name)}" for name in features
+        f", CASE WHEN {ttl} = 0 OR a.__instant - e.__time <= {ttl} THEN e.{quote(name)} END AS {quote(name)}"
+        for name in features
     )
     return f"SELECT a.__row{found} FROM asks a ASOF LEFT JOIN ({last}) e ON {same}a.__instant >= e.__time ORDER BY a.__row"

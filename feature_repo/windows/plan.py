@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from feast import FeatureStore
 from feast.on_demand_feature_view import OnDemandFeatureView
-from feast.types import Int64
 from numpy.typing import NDArray
 
 from feature_repo.windows.digest import definitions_digest, service_features
@@ -91,14 +90,11 @@ class StateReader:
 
 def as_reals(spec: ViewSpec, results: Integers) -> dict[str, Reals]:
     """A view's results as float64 columns by name, null as NaN."""
-    columns = {}
-    for i, aggregate in enumerate(spec.aggregates):
-        column = np.ascontiguousarray(results[:, i])
-        if aggregate.row.returns == Int64:
-            columns[aggregate.name] = np.where(column == NULL, np.nan, column.astype(np.float64))
-        else:
-            columns[aggregate.name] = column.view(np.float64)
-    return columns
+    real = results.view(np.float64).copy()
+    whole = results[:, spec.whole]
+    real[:, spec.whole] = np.where(whole == NULL, np.nan, whole)
+    # One contiguous column each: numpy may take another path, with other bits, through memory with gaps.
+    return dict(zip((a.name for a in spec.aggregates), np.ascontiguousarray(real.T), strict=True))
 
 
 class OnlinePlan:
@@ -139,14 +135,20 @@ class OnlinePlan:
         transforms: list[Transform] = []
         for projection in service.feature_view_projections:
             if projection.name_alias or projection.join_key_map:
-                raise ValueError(f"{feature_service}: view {projection.name!r} is renamed; the plan serves views by their names")
+                raise ValueError(
+                    f"{feature_service}: view {projection.name!r} is renamed; the plan serves views by their names"
+                )
             view = store.registry.get_any_feature_view(projection.name, store.project)
             if isinstance(view, OnDemandFeatureView):
                 declared = declared_transform(view)
                 if declared is None:
-                    raise ValueError(f"{feature_service}: on-demand view {view.name!r} is no Transform; declare it with @transform")
+                    raise ValueError(
+                        f"{feature_service}: on-demand view {view.name!r} is no Transform; declare it with @transform"
+                    )
                 transforms.append(declared)
-                wanted |= dict.fromkeys(source.name for source in view.source_feature_view_projections.values())
+                wanted |= dict.fromkeys(
+                    source.name for source in view.source_feature_view_projections.values()
+                )
             else:
                 wanted[view.name] = None
         views = [_view(store, name) for name in wanted]
@@ -182,7 +184,9 @@ class OnlinePlan:
         windows, instants, known = self._reader.read(rows, instants, known)
         columns: dict[str, Reals] = {TIME: np.floor_divide(instants, 1_000_000).astype(np.float64)}
         for name in self.request_columns:
-            columns[name] = np.array([np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+            columns[name] = np.array(
+                [np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64
+            )
         seen = {}
         for spec, (results, counts) in zip(self.views, windows, strict=True):
             columns |= as_reals(spec, results)
@@ -196,6 +200,8 @@ class OnlinePlan:
 def _view(store: FeatureStore, name: str) -> StateView:
     view = store.registry.get_any_feature_view(name, store.project)
     if not is_windowed(view):
-        raise ValueError(f"view {name!r} is not windowed; the plan serves windowed views, get_online_features serves all")
+        raise ValueError(
+            f"view {name!r} is not windowed; the plan serves windowed views, get_online_features serves all"
+        )
     spec = view_spec(view, [store.get_entity(entity) for entity in view.entities])
     return StateView(spec, view_prefix(store.project, spec), spec.keys)

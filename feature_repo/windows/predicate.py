@@ -17,7 +17,7 @@ from sqlglot import expressions as sql
 Truth = bool | None
 Value = Callable[[Mapping[str, Any]], Any]
 
-_COMPARISONS: dict[type[sql.Expression], Callable[[Any, Any], bool]] = {
+_COMPARISONS: dict[type[sql.Expr], Callable[[Any, Any], bool]] = {
     sql.EQ: lambda a, b: bool(a == b),
     sql.NEQ: lambda a, b: bool(a != b),
     sql.GT: lambda a, b: bool(a > b),
@@ -62,14 +62,14 @@ class Predicate:
         return self._test(event) is True
 
 
-def _refuse(node: sql.Expression, text: str) -> ValueError:
+def _refuse(node: sql.Expr, text: str) -> ValueError:
     return ValueError(
         f"window.where {text!r}: {node.sql(dialect='duckdb')!r} ({type(node).__name__}) is not allowed; "
         "use columns, literals, comparisons, IN, BETWEEN, IS NULL, AND, OR, NOT"
     )
 
 
-def _boolean(node: sql.Expression, text: str) -> Callable[[Mapping[str, Any]], Truth]:
+def _boolean(node: sql.Expr, text: str) -> Callable[[Mapping[str, Any]], Truth]:
     """Compile a boolean node to a function of the event, in SQL's three-valued logic."""
     if isinstance(node, sql.Paren):
         return _boolean(node.this, text)
@@ -79,7 +79,9 @@ def _boolean(node: sql.Expression, text: str) -> Callable[[Mapping[str, Any]], T
         inner = _boolean(node.this, text)
         return lambda event: None if (truth := inner(event)) is None else not truth
     if type(node) in _COMPARISONS:
-        return _comparison(_COMPARISONS[type(node)], _value(node.left, text), _value(node.right, text))
+        return _comparison(
+            _COMPARISONS[type(node)], _value(node.this, text), _value(node.args["expression"], text)
+        )
     if isinstance(node, sql.Is) and isinstance(node.expression, sql.Null):
         operand = _value(node.this, text)
         return lambda event: operand(event) is None
@@ -99,7 +101,9 @@ def _flag(operand: Value, name: str) -> Callable[[Mapping[str, Any]], Truth]:
     def test(event: Mapping[str, Any]) -> Truth:
         value = operand(event)
         if value is not None and not isinstance(value, bool):
-            raise TypeError(f"window.where: column {name!r} stands as a condition but holds {value!r}; compare it")
+            raise TypeError(
+                f"window.where: column {name!r} stands as a condition but holds {value!r}; compare it"
+            )
         return value
 
     return test
@@ -118,13 +122,17 @@ def _connective(node: sql.And | sql.Or, text: str) -> Callable[[Mapping[str, Any
     return test
 
 
-def _comparison(compare: Callable[[Any, Any], bool], left: Value, right: Value) -> Callable[[Mapping[str, Any]], Truth]:
+def _comparison(
+    compare: Callable[[Any, Any], bool], left: Value, right: Value
+) -> Callable[[Mapping[str, Any]], Truth]:
     def test(event: Mapping[str, Any]) -> Truth:
         a, b = left(event), right(event)
         if a is None or b is None:
             return None
         if isinstance(a, str) != isinstance(b, str):
-            raise TypeError(f"window.where: cannot compare {a!r} with {b!r}; one is text and the other is not")
+            raise TypeError(
+                f"window.where: cannot compare {a!r} with {b!r}; one is text and the other is not"
+            )
         return compare(a, b)
 
     return test
@@ -149,7 +157,7 @@ def _membership(node: sql.In, text: str) -> Callable[[Mapping[str, Any]], Truth]
     return test
 
 
-def _value(node: sql.Expression, text: str) -> Value:
+def _value(node: sql.Expr, text: str) -> Value:
     """Compile a scalar node: a column, or a literal (whole numbers are int, others Decimal, as DuckDB types them)."""
     if isinstance(node, sql.Paren):
         return _value(node.this, text)
@@ -160,7 +168,7 @@ def _value(node: sql.Expression, text: str) -> Value:
     return lambda _event: constant
 
 
-def _constant(node: sql.Expression, text: str) -> Any:
+def _constant(node: sql.Expr, text: str) -> Any:
     if isinstance(node, sql.Neg):
         return -_constant(node.this, text)
     if isinstance(node, sql.Literal):

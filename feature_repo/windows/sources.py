@@ -5,13 +5,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 
 from feast.data_format import DeltaFormat
 from feast.infra.offline_stores.file_source import FileSource
 
 from feature_repo.lake import read_sql, snapshot
 
-_PINNED: ContextVar[Mapping[str, int]] = ContextVar("pinned_versions", default={})
+_NEWEST: Mapping[str, int] = MappingProxyType({})
+_PINNED: ContextVar[Mapping[str, int]] = ContextVar("pinned_versions", default=_NEWEST)
 
 
 @contextmanager
@@ -57,5 +59,7 @@ def _parquet_files(path: str, name: str) -> tuple[str, ...]:
     pattern = f"{path}/**/*.parquet" if Path(path).is_dir() else path
     files = tuple(sorted(glob.glob(pattern, recursive=True)))
     if not files:
-        raise FileNotFoundError(f"source {name!r}: no Parquet file at {path}; load the data, or correct the source's path")
+        raise FileNotFoundError(
+            f"source {name!r}: no Parquet file at {path}; load the data, or correct the source's path"
+        )
     return files

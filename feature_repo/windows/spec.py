@@ -6,20 +6,27 @@ look at Feast objects again, so a view means the same wherever it is computed.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from datetime import timedelta
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from feast import Entity, FeatureView, StreamFeatureView
 from feast.infra.offline_stores.file_source import FileSource
+from feast.types import Int64
+from numpy.typing import NDArray
 
 from feature_repo.windows.durations import microseconds, parse_duration
 from feature_repo.windows.functions import FUNCTIONS, Function
 from feature_repo.windows.predicate import Predicate
 
-WHERE_TAG, DELAY_TAG, EVENT_ID_TAG, SCALE_TAG = "window.where", "window.delay", "window.event_id", "window.scale"
+WHERE_TAG, DELAY_TAG, EVENT_ID_TAG, SCALE_TAG = (
+    "window.where",
+    "window.delay",
+    "window.event_id",
+    "window.scale",
+)
 # Part of every state key: a new record format never reads the bytes of an old one.
 STATE_FORMAT = 1
 
@@ -87,7 +94,9 @@ class ViewSpec:
         return tuple(
             sorted(
                 {
-                    StoredColumn(a.column, a.row.needs, scales.get(a.column, 0) if a.row.needs == "number" else 0)
+                    StoredColumn(
+                        a.column, a.row.needs, scales.get(a.column, 0) if a.row.needs == "number" else 0
+                    )
                     for a in self.aggregates
                     if a.row.needs != "events"
                 }
@@ -114,7 +123,10 @@ class ViewSpec:
         """The aggregates for the kernel, int64[a, 3]: function, index in ``columns`` (-1 none), index in ``windows_us``."""
         columns = {(column.name, column.kind): index for index, column in enumerate(self.columns)}
         windows = {window: index for index, window in enumerate(self.windows_us)}
-        rows = [(a.row.code, columns.get((a.column, a.row.needs), -1), windows[a.window_us]) for a in self.aggregates]
+        rows = [
+            (a.row.code, columns.get((a.column, a.row.needs), -1), windows[a.window_us])
+            for a in self.aggregates
+        ]
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
     @cached_property
@@ -122,27 +134,37 @@ class ViewSpec:
         """``windows_us`` as int64[w]."""
         return np.array(self.windows_us, dtype=np.int64)
 
+    @cached_property
+    def whole(self) -> NDArray[np.bool_]:
+        """Which outputs are integers, bool[a]; the others are floats."""
+        return np.array([a.row.returns == Int64 for a in self.aggregates], dtype=np.bool_)
+
     def only(self, names: set[str]) -> "ViewSpec":
         """The same view with just these outputs, in declaration order."""
         kept = tuple(a for a in self.aggregates if a.name in names)
-        return ViewSpec(**{**self.__dict_of_fields(), "aggregates": kept})
+        return replace(self, aggregates=kept)
 
     @cached_property
     def state_digest(self) -> str:
         """Names the state's content and format: views that would keep other bytes never share a key. 16 hex digits."""
-        content = [STATE_FORMAT, self.source, self.keys, self.event_id, self.timestamp, self.created, self.where]
+        content = [
+            STATE_FORMAT,
+            self.source,
+            self.keys,
+            self.event_id,
+            self.timestamp,
+            self.created,
+            self.where,
+        ]
         layout = [[c.name, c.kind, c.scale] for c in self.columns]
         return _digest([*content, layout, self.horizon_us])[:16]
 
     @cached_property
     def digest(self) -> str:
         """Names the meaning of every output: equal digests give equal bits. 64 hex digits."""
-        fields = {name: value for name, value in self.__dict_of_fields().items() if name != "aggregates"}
+        fields = {f.name: getattr(self, f.name) for f in dataclass_fields(self) if f.name != "aggregates"}
         outputs = [[a.name, a.function, a.column, a.window_us] for a in self.aggregates]
         return _digest([STATE_FORMAT, sorted(fields.items()), outputs])
-
-    def __dict_of_fields(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def _digest(content: object) -> str:
@@ -166,7 +188,9 @@ def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
     """
     source = view.batch_source
     if not isinstance(source, FileSource):
-        raise ValueError(f"{view.name}: batch source {type(source).__name__}: the windows engine reads file and Delta sources")
+        raise ValueError(
+            f"{view.name}: batch source {type(source).__name__}: the windows engine reads file and Delta sources"
+        )
     if not view.timestamp_field:
         raise ValueError(f"{view.name}: no timestamp_field; name the source's event-time column")
     join_keys = {entity.name: entity.join_key for entity in entities}
@@ -199,7 +223,9 @@ def _aggregate(view: str, declared: object) -> Aggregate:
     if (FUNCTIONS[function].needs != "events") and not column:
         raise ValueError(f"{where}: {function} needs a column")
     name = getattr(declared, "name", "") or f"{function}_{column}_{int(window.total_seconds())}s"
-    return Aggregate(name, function, column if FUNCTIONS[function].needs != "events" else "", microseconds(window))
+    return Aggregate(
+        name, function, column if FUNCTIONS[function].needs != "events" else "", microseconds(window)
+    )
 
 
 def _check(spec: ViewSpec) -> None:
@@ -210,4 +236,6 @@ def _check(spec: ViewSpec) -> None:
     if not spec.keys:
         raise ValueError(f"{spec.view}: no entity; windows are kept by key, so name at least one entity")
     if not spec.event_id:
-        raise ValueError(f"{spec.view}: tag {EVENT_ID_TAG} is missing; name the column that identifies an event")
+        raise ValueError(
+            f"{spec.view}: tag {EVENT_ID_TAG} is missing; name the column that identifies an event"
+        )

@@ -8,7 +8,7 @@ drops what was delivered twice.
 
 import hashlib
 from collections.abc import Mapping
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -24,7 +24,7 @@ WORD = 8
 # The header: events up to and including this event time (microseconds) may have been dropped. Nothing dropped: the least int64.
 HEADER = WORD
 NOTHING_DROPPED = int(NULL)
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _INT64 = range(-(2**63) + 1, 2**63)
 
@@ -36,7 +36,9 @@ def to_microseconds(instant: datetime) -> int:
         ValueError: the instant has no time zone.
     """
     if instant.tzinfo is None:
-        raise ValueError(f"instant {instant}: no time zone; give one, such as datetime(..., tzinfo=timezone.utc)")
+        raise ValueError(
+            f"instant {instant}: no time zone; give one, such as datetime(..., tzinfo=timezone.utc)"
+        )
     return (instant - _EPOCH) // _MICROSECOND
 
 
@@ -53,7 +55,9 @@ def code(value: Any) -> int:
     elif isinstance(value, int) or (isinstance(value, date) and not isinstance(value, datetime)):
         text = str(value)
     else:
-        raise TypeError(f"value {value!r}: {type(value).__name__} cannot be counted as distinct; use text, integers or dates")
+        raise TypeError(
+            f"value {value!r}: {type(value).__name__} cannot be counted as distinct; use text, integers or dates"
+        )
     return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[8:], "little")
 
 
@@ -72,7 +76,9 @@ def number(value: Any, scale: int, column: str) -> int:
         )
     scaled = Decimal(value).scaleb(scale) if scale else value
     if scaled != int(scaled) or int(scaled) not in _INT64:
-        raise ValueError(f"column {column!r}: {value} is no 63-bit integer at {scale} decimal places; declare a larger scale")
+        raise ValueError(
+            f"column {column!r}: {value} is no 63-bit integer at {scale} decimal places; declare a larger scale"
+        )
     return int(scaled)
 
 
@@ -115,7 +121,9 @@ def _order(records: Any, starts: Any, timestamps: Any, known: Any, values: Any, 
         ordered = True
         for i in range(begin + 1, begin + n):
             earlier, later = records[i - 1, 0], records[i, 0]
-            if earlier > later or (earlier == later and np.uint64(records[i - 1, 2]) >= np.uint64(records[i, 2])):
+            if earlier > later or (
+                earlier == later and np.uint64(records[i - 1, 2]) >= np.uint64(records[i, 2])
+            ):
                 ordered = False
                 break
         order = np.arange(n)
@@ -145,7 +153,9 @@ def decode_states(spec: ViewSpec, states: list[bytes]) -> Events:
     bodies = [state[HEADER:] for state in states]
     sizes = [len(body) for body in bodies]
     if any(size % (width * WORD) for size in sizes):
-        raise ValueError(f"{spec.view}: a state of {max(sizes)} bytes is no whole number of {width * WORD}-byte records")
+        raise ValueError(
+            f"{spec.view}: a state of {max(sizes)} bytes is no whole number of {width * WORD}-byte records"
+        )
     records = np.frombuffer(b"".join(bodies), dtype="<i8").reshape(-1, width)
     starts = np.zeros(len(states) + 1, dtype=np.int64)
     np.cumsum([size // (width * WORD) for size in sizes], out=starts[1:])

@@ -78,7 +78,9 @@ class Transform:
         given = {field.name for source in sources for field in source.projection.features}
         missing = sorted(set(self.inputs) - given - {field.name for field in request.schema})
         if missing:
-            raise ValueError(f"{name}: inputs {missing} are in none of its sources; select them from a view, or add them to the request")
+            raise ValueError(
+                f"{name}: inputs {missing} are in none of its sources; select them from a view, or add them to the request"
+            )
         path = self.path
 
         def udf(frame: pd.DataFrame) -> pd.DataFrame:
@@ -104,7 +106,9 @@ def transform(
     """Declare a module-level function as a transform of ``inputs`` to ``outputs``."""
 
     def wrap(function: Callable[[Mapping[str, Reals]], Mapping[str, Reals]]) -> Transform:
-        return Transform(f"{function.__module__}:{function.__name__}", tuple(inputs), tuple(outputs), function)
+        return Transform(
+            f"{function.__module__}:{function.__name__}", tuple(inputs), tuple(outputs), function
+        )
 
     return wrap
 
@@ -136,10 +140,15 @@ def reals(column: pa.ChunkedArray | pa.Array) -> Reals:
     """
     if pa.types.is_timestamp(column.type):
         micros = column.cast(pa.timestamp("us", tz=column.type.tz)).cast(pa.int64())
-        return np.floor_divide(micros.to_numpy(zero_copy_only=False), 1_000_000).astype(np.float64)
+        seconds: Reals = np.floor_divide(micros.to_numpy(zero_copy_only=False), 1_000_000).astype(np.float64)
+        return seconds
     if pa.types.is_null(column.type):
         return np.full(len(column), np.nan)
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
+    if not (
+        pa.types.is_integer(column.type)
+        or pa.types.is_floating(column.type)
+        or pa.types.is_boolean(column.type)
+    ):
         raise TypeError(f"a transform reads numbers, not {column.type}")
     return np.ascontiguousarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
 

@@ -28,7 +28,9 @@ def aggregate(prefix: str, source: str, function: str, column: str, window: str)
     subject = column if needs_column else source
     name = f"{prefix}_{subject}_{function}_{format_duration(length)}"
     # Feast's proto wants a column; a function of the events themselves counts rows, whatever it names.
-    return Aggregation(column=column if needs_column else "", function=function, time_window=length, name=name)
+    return Aggregation(
+        column=column if needs_column else "", function=function, time_window=length, name=name
+    )
 
 
 def windowed_view(
