@@ -1,0 +1,103 @@
+"""A small deployment for tests of the service: seeded events, state in Valkey, a champion quickly made."""
+
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+from catboost import CatBoostClassifier
+from deltalake import write_deltalake
+
+from feature_repo.lake import CHARGEBACKS, TRANSACTIONS
+from feature_repo.store import definitions_digest, service_features
+from training.bundle import BundleSpec, write_bundle
+from training.calibration import Calibration
+from training.policy import Policy
+from training.rules import Rule, RuleList
+
+START = datetime(2026, 9, 1, tzinfo=UTC)
+LOADED_UNTIL = START + timedelta(days=40)
+END = START + timedelta(days=50)
+SERVICE = "fraud_v1"
+
+
+def events(seed=1, count=1500):
+    """Transactions of 50 days and their chargebacks: some late, some at one instant, few keys."""
+    rng = random.Random(seed)
+    transactions, chargebacks = [], []
+    for number in range(count):
+        at = START + timedelta(microseconds=rng.randrange(50 * 86_400 * 10**6))
+        if number % 20 == 1:
+            at = transactions[-1]["event_timestamp"]
+        late = timedelta(seconds=rng.randrange(1, 7200)) if rng.random() < 0.1 else timedelta(0)
+        cents = rng.randrange(100, 50_000)
+        here = rng.random() < 0.5
+        row = {
+            "transaction_id": f"t{number}",
+            "event_timestamp": at,
+            "customer_id": f"c{rng.randrange(20)}",
+            "terminal_id": f"m{rng.randrange(10)}",
+            "amount": Decimal(cents).scaleb(-2),
+            "currency": "USD",
+            "amount_usd_cents": cents,
+            "status": rng.choice(["approved", "declined"]),
+            "channel": rng.choice([None, "online"]),
+            "category": None,
+            "customer_latitude": rng.uniform(-90, 90) if here else None,
+            "customer_longitude": rng.uniform(-180, 180) if here else None,
+            "terminal_latitude": rng.uniform(-90, 90) if here else None,
+            "terminal_longitude": rng.uniform(-180, 180) if here else None,
+            "created_timestamp": at + late,
+            "event_day": at.date(),
+        }
+        transactions.append(row)
+        if rng.random() < 0.1:
+            names = ("transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount_usd_cents")
+            reported = at + timedelta(days=7, seconds=rng.randrange(86_400))
+            known = {"reason_code": "10.4", "created_timestamp": reported, "event_day": at.date()}
+            chargebacks.append({name: row[name] for name in names} | known)
+    return transactions, chargebacks
+
+
+def fill_lake(lake, transactions, chargebacks):
+    """Write both tables."""
+    for name, rows, schema in (
+        ("transactions", transactions, TRANSACTIONS),
+        ("chargebacks", chargebacks, CHARGEBACKS),
+    ):
+        table = pa.Table.from_pylist(rows, schema=schema)
+        write_deltalake(str(lake / name), table, partition_by=["event_day"])
+
+
+def make_bundle(folder, store, digest=None, seed=0, rules=()):
+    """A bundle whose scores depend on every kind of feature; ``digest`` None is that of the store's definitions."""
+    names = service_features(store.get_feature_service(SERVICE))
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(400, len(names))) * 10 ** rng.uniform(0, 4, size=len(names))
+    values[rng.random(values.shape) < 0.1] = np.nan
+    labels = (np.nan_to_num(values[:, ::3]).sum(axis=1) > 0).astype(int)
+    classifier = CatBoostClassifier(
+        iterations=30, depth=4, verbose=0, allow_writing_files=False, thread_count=1, random_seed=seed
+    )
+    classifier.fit(values, labels)
+    spec = BundleSpec(
+        feature_service=SERVICE,
+        definitions_digest=digest or definitions_digest(store, SERVICE),
+        feature_names=names,
+        calibration=Calibration(1.0, -2.0),
+        policy=Policy(),
+        fallback=RuleList(tuple(rules) or (Rule("amount_usd_cents", True, 40_000, 0.5),), 0.001),
+    )
+    return write_bundle(folder, classifier, spec)
+
+
+def body_of(row, **changes):
+    """A lake's transaction as a request."""
+    names = set(TRANSACTIONS.names) - {"amount_usd_cents", "event_day"}
+    sent = {name: row[name] for name in sorted(names) if row[name] is not None} | changes
+    for name in ("event_timestamp", "created_timestamp"):
+        if isinstance(sent.get(name), datetime):
+            sent[name] = sent[name].isoformat()
+    sent["amount"] = str(sent["amount"])
+    return {name: value for name, value in sent.items() if value is not None}
