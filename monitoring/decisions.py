@@ -1,6 +1,6 @@
 """Journalled decisions as columns: what every measure of this package starts from."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain, islice
 from typing import Any
@@ -22,6 +22,7 @@ class Decisions:
         feature_names: columns of ``features``, sorted.
         features: float64 [rows, features], the bits that the service saw; null = NaN.
         event_timestamp_us, known_as_of_us, decided_at_us: microseconds since 1970 UTC.
+        has_features: whether any feature was journalled; degraded decisions may have none.
         score: null = NaN (the model did not answer).
         degraded: the reason as text, or None.
         model, definitions_digest, feature_service: None where no model was loaded.
@@ -30,6 +31,7 @@ class Decisions:
 
     feature_names: tuple[str, ...]
     features: npt.NDArray[np.float64]
+    has_features: npt.NDArray[np.bool_]
     transaction_id: list[str]
     customer_id: list[str]
     terminal_id: list[str]
@@ -48,6 +50,15 @@ class Decisions:
 
     def __len__(self) -> int:
         return len(self.transaction_id)
+
+    def columns(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """The named features in that order, float64 [rows, names]; one that was not journalled is null."""
+        at = {name: i for i, name in enumerate(self.feature_names)}
+        chosen = np.full((len(self), len(names)), np.nan)
+        for i, name in enumerate(names):
+            if name in at:
+                chosen[:, i] = self.features[:, at[name]]
+        return chosen
 
     def take(self, keep: npt.NDArray[np.bool_]) -> "Decisions":
         """The rows where ``keep`` is true."""
@@ -74,6 +85,7 @@ def collect(records: Iterable[Record]) -> Decisions:
     return Decisions(
         feature_names=names,
         features=features,
+        has_features=np.array([bool(row["features"]) for row in rows], dtype=np.bool_),
         transaction_id=[row["transaction_id"] for row in rows],
         customer_id=[row["customer_id"] for row in rows],
         terminal_id=[row["terminal_id"] for row in rows],

@@ -39,8 +39,7 @@ def measure(decisions: Decisions) -> Health:
     """Measure all of ``decisions``; none of them is no error."""
     rows = len(decisions)
     reasons = Counter(reason for reason in decisions.degraded if reason is not None)
-    whole = np.array([reason is None for reason in decisions.degraded], dtype=bool)
-    null = np.isnan(decisions.features[whole])
+    null = np.isnan(decisions.features[decisions.has_features])
     shares = dict(zip(decisions.feature_names, null.mean(axis=0).tolist(), strict=True)) if null.size else {}
     latency = decisions.latency_us[~np.isnan(decisions.latency_us)] / 1000
     times = decisions.event_timestamp_us
