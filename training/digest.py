@@ -35,7 +35,7 @@ def _add_column(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) -> 
     if pa.types.is_large_string(array.type):
         text = pc.fill_null(array, "")
         digest.update(pc.binary_length(text).to_numpy(zero_copy_only=False).tobytes())
-        digest.update(pc.binary_join(pa.LargeListArray.from_arrays([0, len(text)], text), "")[0].as_buffer())
+        digest.update(_text_bytes(text))
     elif pa.types.is_decimal(array.type):
         _add_column(digest, name, pa.chunked_array([array.cast(pa.string())]))
     elif pa.types.is_primitive(array.type):
@@ -44,6 +44,15 @@ def _add_column(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) -> 
         raise TypeError(
             f"digest: column '{name}' is {array.type}; cast it to a number, a time or a string first"
         )
+
+
+def _text_bytes(text: pa.Array) -> bytes:
+    """The bytes of all strings, one after the other; ``text`` has no nulls."""
+    _, offsets, data = text.buffers()
+    if data is None or len(text) == 0:
+        return b""
+    ends = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+    return bytes(memoryview(data)[ends[0] : ends[-1]])
 
 
 def _numbers(array: pa.Array) -> "np.ndarray[tuple[int], np.dtype[np.generic]]":
