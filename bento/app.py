@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, Problem, problem
+from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, Problem
 from bento.request import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def create_app() -> Starlette:
             Route("/v1/transactions", _Post("transaction"), methods=["POST"]),
             Route("/v1/chargebacks", _Post("chargeback"), methods=["POST"]),
             Route("/v1/model", _model, methods=["GET"]),
-            Route("/v1/{path:path}", _nothing_here),
+            Route("/v1/{path:path}", _no_such),
             Route(PROBLEMS_PATH + "/{kind}", _problem_kind, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
         ],
@@ -125,19 +125,20 @@ async def _problem_kind(request: Request) -> Response:
     return JSONResponse({"type": f"{PROBLEMS_PATH}/{name}", "title": kind.title, "status": kind.status})
 
 
-async def _nothing_here(request: Request) -> Response:
+async def _no_such(request: Request) -> Response:
+    # This route takes every path, so those that are there with another method end here too.
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.path == request.url.path and route.methods is not None:
+            raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods))})
     raise HTTPException(404)
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    method, path = request.method, request.url.path
+    method, path, headers = request.method, request.url.path, dict(error.headers or {})
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        found = Problem("method-not-allowed", f"{method} {path}: use {allowed}")
+        found = Problem("method-not-allowed", f"{method} {path}: use {headers.get('Allow')}")
     else:
-        found = problem(
-            "not-found", None, f"{method} {path}: see /v1/score, /v1/transactions, /v1/chargebacks"
-        )
-    return Response(found.body(), found.status, dict(error.headers or {}), MEDIA_TYPE)
+        found = Problem("not-found", f"{method} {path}: see /v1/score, /v1/transactions, /v1/chargebacks")
+    return Response(found.body(), found.status, headers, MEDIA_TYPE)

@@ -16,7 +16,7 @@ from training.calibration import Calibration
 from training.policy import Policy
 from training.rules import Rule, RuleList
 
-START = datetime(2026, 9, 1, tzinfo=UTC)
+START = datetime(2025, 3, 1, tzinfo=UTC)
 LOADED_UNTIL = START + timedelta(days=40)
 END = START + timedelta(days=50)
 SERVICE = "fraud_v1"

@@ -1,0 +1,143 @@
+"""Replay and audit through a real service process: BentoML, Valkey, MLflow, HTTP."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+import pytest
+
+from feature_repo.journal import read_decisions, read_events
+from feature_repo.settings import settings
+from feature_repo.store import apply_definitions, open_store
+from feature_repo.windows import embedded
+from monitoring.parity import audit
+from pipelines.load_journal import load_journal
+from pipelines.replay import replay
+from pipelines.serve import running_service
+from tests.deployments import END, LOADED_UNTIL, START, events, fill_lake, make_bundle
+from training.registry import load_version, promote, register
+from training.tracking import connect, experiment_id
+
+TRANSACTIONS, CHARGEBACKS = events(seed=3)
+IN_STRETCH = [row for row in TRANSACTIONS if LOADED_UNTIL <= row["event_timestamp"] < END]
+KNOWN_IN_STRETCH = [
+    row for row in TRANSACTIONS if row["event_timestamp"] < LOADED_UNTIL <= row["created_timestamp"] < END
+]
+REPORTED = [row for row in CHARGEBACKS if LOADED_UNTIL <= row["created_timestamp"] < END]
+
+
+def test_the_stretch_has_late_events_ties_and_chargebacks():
+    assert any(row["created_timestamp"] > row["event_timestamp"] for row in IN_STRETCH)
+    assert max(Counter(row["event_timestamp"] for row in IN_STRETCH).values()) > 1
+    assert REPORTED
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory):
+    """A home with a lake, forty days of state, and a registered champion."""
+    home = tmp_path_factory.mktemp("replay")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAUD_HOME", str(home))
+        patch.delenv("FRAUD_REDIS", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        store = open_store()
+        fill_lake(settings().lake, TRANSACTIONS, CHARGEBACKS)
+        apply_definitions(store)
+        store.materialize(START - timedelta(days=1), LOADED_UNTIL)
+        client = connect()
+        run = client.create_run(experiment_id(client))
+        promote(register(make_bundle(home / "bundle", store), run.info.run_id))
+        yield home
+    embedded.stop(home)
+
+
+@pytest.fixture(scope="module")
+def replayed(deployment):
+    """The stretch replayed twice, the service killed and started anew between; both reports."""
+    steps = []
+    with running_service(deployment) as url:
+        half = replay(
+            url, settings().lake, LOADED_UNTIL, END, limit=100, progress=lambda *step: steps.append(step)
+        )
+    with running_service(deployment) as url:
+        whole = replay(url, settings().lake, LOADED_UNTIL, END)
+    return half, whole, steps
+
+
+def test_every_transaction_of_the_stretch_is_scored_by_the_model(replayed):
+    half, whole, _ = replayed
+    assert (half.scored, half.errors, half.repeated) == (100, 0, 0)
+    assert (whole.scored, whole.errors) == (len(IN_STRETCH), 0), whole.examples
+    assert whole.degraded == Counter()
+    assert sum(whole.decisions.values()) == whole.scored
+    assert 0 < whole.p50_ms <= whole.p99_ms
+
+
+def test_what_was_answered_before_a_restart_is_answered_again(replayed):
+    assert replayed[1].repeated == 100
+
+
+def test_chargebacks_and_earlier_transactions_that_became_known_are_recorded(replayed):
+    assert replayed[1].chargebacks == len(REPORTED)
+    assert replayed[1].recorded == len(KNOWN_IN_STRETCH)
+
+
+def test_progress_ends_at_the_limit(replayed):
+    assert replayed[2][-1] == ("replay", 100, 100)
+
+
+def test_each_transaction_is_journalled_once_and_as_the_lake_has_it(replayed, deployment):
+    lines = list(read_decisions(deployment / "journal"))
+    assert Counter(line["transaction_id"] for line in lines) == Counter(
+        row["transaction_id"] for row in IN_STRETCH
+    )
+    recorded = {
+        e["transaction_id"]: e for e in read_events(deployment / "journal") if e["table"] == "transactions"
+    }
+    for row in IN_STRETCH:
+        event = recorded[row["transaction_id"]]
+        for name in (
+            "customer_id",
+            "terminal_id",
+            "amount_usd_cents",
+            "status",
+            "channel",
+            "terminal_latitude",
+        ):
+            assert event[name] == row[name]
+        for name in ("event_timestamp", "created_timestamp"):
+            assert event[f"{name}_us"] == round(row[name].timestamp() * 10**6)
+
+
+def test_events_are_sent_in_the_order_in_which_they_became_known(replayed, deployment):
+    lines = list(read_decisions(deployment / "journal"))
+    assert [line["known_as_of_us"] for line in lines] == sorted(line["known_as_of_us"] for line in lines)
+
+
+def test_the_audit_finds_no_difference_in_any_feature_or_score(replayed, deployment):
+    load = load_journal(deployment / "journal", settings().lake)
+    assert sum(load.added.values()) == sum(load.differing.values()) == 0
+    report = audit(
+        open_store(), deployment / "journal", bundle_loader=lambda name, version: load_version(version)
+    )
+    assert report.decisions == report.scores_compared == len(IN_STRETCH)
+    assert (report.mismatches, report.score_mismatches) == (0, 0), report.examples
+    assert report.values_compared == report.decisions * report.features
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(END, START), (START, START), (datetime(2025, 3, 1), END)],
+)
+def test_a_stretch_needs_two_zoned_times_in_order(tmp_path, start, end):
+    with pytest.raises(ValueError, match="two times with their zones"):
+        replay("http://127.0.0.1:9", tmp_path, start, end)
+
+
+def test_an_absent_lake_says_how_to_fill_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="fraud ingest"):
+        replay("http://127.0.0.1:9", tmp_path, START, END)
+
+
+def test_an_absent_service_is_a_connection_error(deployment):
+    with pytest.raises(ConnectionError):
+        replay("http://127.0.0.1:9", settings().lake, LOADED_UNTIL, END)

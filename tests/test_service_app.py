@@ -1,0 +1,151 @@
+"""The routes' own rules, without a model: what is no request at all gets a problem document (RFC 9457)."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from bento.app import create_app
+from bento.metrics import Metrics
+from bento.problem import KINDS, Problem
+from bento.request import MAX_BODY_BYTES, parse_transaction
+
+JSON = {"content-type": "application/json"}
+
+
+class Answers:
+    """Stands where ``Serving`` stands: parses, and answers with the verb; ``fail`` is raised instead."""
+
+    def __init__(self):
+        self.metrics, self.fail = Metrics(), None
+
+    def answer(self, verb, body, started_ns):
+        if self.fail is not None:
+            raise self.fail
+        parse_transaction(body, 0)
+        raise Problem("conflict", verb)
+
+    def model(self):
+        return {"name": "fraud"}
+
+
+@pytest.fixture
+def serving():
+    return Answers()
+
+
+@pytest.fixture
+def client(serving):
+    app = create_app()
+    app.state.serving = serving
+    return Client(app)
+
+
+class Client:
+    """Requests to the app within this process."""
+
+    def __init__(self, app):
+        self.transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def request(self, method, path, **what):
+        async def send():
+            async with httpx.AsyncClient(transport=self.transport, base_url="http://service") as client:
+                return await client.request(method, path, **what)
+
+        return asyncio.run(send())
+
+    def get(self, path):
+        return self.request("GET", path)
+
+    def post(self, path, **what):
+        return self.request("POST", path, **what)
+
+
+async def in_chunks(body, size=1000):
+    for at in range(0, len(body), size):
+        yield body[at : at + size]
+
+
+def problem_of(answer):
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert document["status"] == answer.status_code
+    kind = document["type"].removeprefix("/problems/")
+    assert (document["title"], document["status"]) == (KINDS[kind].title, KINDS[kind].status)
+    assert document["detail"]
+    return kind, document
+
+
+@pytest.mark.parametrize("media_type", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_must_be_declared_as_json(client, media_type):
+    headers = {} if media_type is None else {"content-type": media_type}
+    kind, document = problem_of(client.post("/v1/score", content=b"{}", headers=headers))
+    assert kind == "media-type"
+    assert "application/json" in document["detail"]
+
+
+@pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=utf-8"])
+def test_json_is_json_however_it_is_written(client, media_type):
+    kind, document = problem_of(client.post("/v1/score", content=b"{}", headers={"content-type": media_type}))
+    assert (kind, document["field"]) == ("missing-field", "transaction_id")
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/transactions", "/v1/chargebacks"])
+def test_a_body_over_the_limit_is_refused_announced_or_not(client, path):
+    body = b" " * (MAX_BODY_BYTES + 1)
+    assert problem_of(client.post(path, content=body, headers=JSON))[0] == "body-too-large"
+    answer = client.post(path, content=in_chunks(body), headers=JSON)
+    assert problem_of(answer)[0] == "body-too-large"
+
+
+def test_a_body_of_the_limit_is_read_whole_in_chunks(client):
+    body = b"{" + b" " * (MAX_BODY_BYTES - 2) + b"}"
+    answer = client.post("/v1/score", content=in_chunks(body), headers=JSON)
+    assert problem_of(answer)[0] == "missing-field"
+
+
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/transactions", "/v1/chargebacks"])
+def test_another_method_is_told_the_right_one(client, path):
+    answer = client.get(path)
+    kind, document = problem_of(answer)
+    assert (kind, answer.headers["allow"]) == ("method-not-allowed", "POST")
+    assert "POST" in document["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/", "/v1/nothing", "/v1/score/1", "/problems/nothing"])
+def test_an_unknown_path_is_told_the_known_ones(client, path):
+    kind, document = problem_of(client.get(path))
+    assert kind == "not-found"
+    assert "/v1/score" in document["detail"]
+
+
+def test_every_problem_type_can_be_looked_up(client):
+    for name, kind in KINDS.items():
+        page = client.get(f"/problems/{name}").json()
+        assert (page["status"], page["title"]) == (kind.status, kind.title)
+
+
+def test_what_is_unavailable_may_be_tried_again(client, serving):
+    serving.fail = Problem("unavailable", "not now")
+    answer = client.post("/v1/score", json={})
+    assert problem_of(answer)[0] == "unavailable"
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_a_failure_inside_is_a_problem_that_tells_nothing_of_the_inside(client, serving, caplog):
+    serving.fail = RuntimeError("the secret")
+    answer = client.post("/v1/score", json={})
+    assert problem_of(answer)[0] == "internal-error"
+    assert "the secret" not in answer.text
+    assert "the secret" in caplog.text
+
+
+def test_the_model_and_the_metrics_have_pages(client):
+    assert client.get("/v1/model").json() == {"name": "fraud"}
+    assert client.get("/metrics").headers["content-type"].startswith("text/plain")
+
+
+def test_problems_are_counted(client, serving):
+    client.post("/v1/score", content=json.dumps({}).encode(), headers=JSON)
+    assert 'fraud_problems_total{kind="missing-field"}' in client.get("/metrics").text

@@ -1,0 +1,141 @@
+"""Which champion serves: what is brought in, what is refused, and that the old one goes on."""
+
+import time
+from datetime import timedelta
+
+import pytest
+
+from bento.champion import Champions
+from feature_repo.settings import settings
+from feature_repo.store import apply_definitions, open_store
+from feature_repo.windows import embedded
+from tests.deployments import START, events, fill_lake, make_bundle
+from training.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory):
+    """A home with a lake and definitions, and nothing in the online state."""
+    home = tmp_path_factory.mktemp("champion")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAUD_HOME", str(home))
+        patch.delenv("FRAUD_REDIS", raising=False)
+        store = open_store()
+        fill_lake(settings().lake, *events(count=50))
+        apply_definitions(store)
+        yield store
+    embedded.stop(home)
+
+
+@pytest.fixture(scope="module")
+def loaded(applied):
+    applied.materialize(START - timedelta(days=1), START + timedelta(days=50))
+    return applied
+
+
+class Shelf:
+    """Stands where the registry stands: folders by version, and an alias."""
+
+    def __init__(self, **folders):
+        self.folders, self.alias = folders, None
+
+    def champions(self):
+        return Champions(
+            alias=lambda: self.alias, load=lambda: (Bundle.load(self.folders[self.alias]), self.alias)
+        )
+
+
+def test_without_history_in_the_state_a_champion_is_refused(applied, tmp_path):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", applied))
+    shelf.alias = "v1"
+    champions = shelf.champions()
+    assert not champions.refresh()
+    assert champions.current is None
+    assert "feast materialize" in champions.refused
+
+
+def test_a_champion_is_brought_in_and_replaced(loaded, tmp_path):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded), v2=make_bundle(tmp_path / "v2", loaded, seed=1))
+    champions, changes = shelf.champions(), []
+    champions.on_change = lambda champion: changes.append(champion.version)
+    assert not champions.refresh()
+    assert "fraud train" in champions.refused
+    for version in ("v1", "v2", "v1"):
+        shelf.alias = version
+        assert champions.refresh()
+        assert (champions.current.version, champions.refused) == (version, None)
+        assert not champions.refresh()
+    assert changes == ["v1", "v2", "v1"]
+
+
+def test_a_champion_of_other_definitions_is_refused_and_the_old_one_goes_on(loaded, tmp_path, caplog):
+    shelf = Shelf(
+        v1=make_bundle(tmp_path / "v1", loaded), v2=make_bundle(tmp_path / "v2", loaded, digest="f" * 64)
+    )
+    champions = shelf.champions()
+    for version in ("v1", "v2"):
+        shelf.alias = version
+        champions.refresh()
+    assert champions.current.version == "v1"
+    assert "trained on definitions ffffffffffff" in champions.refused
+    assert "version v1 go on" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "model.onnx"])
+def test_a_broken_champion_is_refused_and_said_once(loaded, tmp_path, caplog, name):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded), v2=make_bundle(tmp_path / "v2", loaded, seed=1))
+    champions = shelf.champions()
+    shelf.alias = "v1"
+    champions.refresh()
+    (tmp_path / "v2" / name).write_bytes(b"{")
+    shelf.alias = "v2"
+    for _ in range(30):
+        assert not champions.refresh()
+    assert champions.current.version == "v1"
+    assert name in champions.refused
+    assert caplog.text.count("cannot serve") == 1
+
+
+def test_a_refused_version_that_is_mended_comes_in_later(loaded, tmp_path):
+    shelf = Shelf(v1=tmp_path / "v1")
+    shelf.alias = "v1"
+    champions = shelf.champions()
+    champions.refresh()
+    assert champions.current is None
+    make_bundle(tmp_path / "v1", loaded)
+    assert any(champions.refresh() for _ in range(20))
+
+
+def test_back_to_the_serving_version_clears_the_refusal(loaded, tmp_path):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded), v2=tmp_path / "nothing")
+    champions = shelf.champions()
+    for version in ("v1", "v2", "v1"):
+        shelf.alias = version
+        champions.refresh()
+    assert (champions.current.version, champions.refused) == ("v1", None)
+
+
+def test_a_registry_that_does_not_answer_leaves_the_champion(loaded, tmp_path):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded))
+    shelf.alias = "v1"
+    champions = shelf.champions()
+    champions.refresh()
+    champions._alias = lambda: 1 / 0
+    assert not champions.refresh()
+    assert champions.current.version == "v1"
+    assert "does not answer" in champions.refused
+
+
+def test_the_thread_follows_the_alias_until_it_is_stopped(loaded, tmp_path):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded))
+    champions = shelf.champions()
+    champions.start(poll_s=0.01)
+    try:
+        shelf.alias = "v1"
+        deadline = time.monotonic() + 30
+        while champions.current is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert champions.current.version == "v1"
+    finally:
+        champions.stop()
+    assert not champions._thread.is_alive()
