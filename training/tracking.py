@@ -15,7 +15,12 @@ __all__ = ["EXPERIMENT", "connect", "experiment_id"]
 
 EXPERIMENT: Final = "fraud"
 
-_QUIET: Final = ("mlflow", "alembic")
+_QUIET: Final = {
+    "mlflow": logging.WARNING,
+    "mlflow.utils.requirements_utils": logging.ERROR,
+    "alembic": logging.WARNING,
+}
+_TRACKING_URI: Final = "MLFLOW_TRACKING_URI"
 
 
 def connect() -> Any:
@@ -23,16 +28,30 @@ def connect() -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     here = settings()
     here.home.mkdir(parents=True, exist_ok=True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # MLflow's own table definitions use what SQLAlchemy 2.1 deprecates.
         warnings.simplefilter("ignore")
         import mlflow
 
-        mlflow.set_tracking_uri(here.tracking_uri)
-        mlflow.set_registry_uri(here.tracking_uri)
+        # The import sets up logging anew, so it is quietened after it.
+        for name, level in _QUIET.items():
+            logging.getLogger(name).setLevel(level)
+        _point_to(mlflow, here.tracking_uri)
         return mlflow.MlflowClient()
+
+
+def _point_to(mlflow: Any, uri: str) -> None:
+    """Set both addresses, and take back the environment variable that MLflow leaves behind.
+
+    The variable would say of an unset address that someone named a server (``feature_repo.settings``).
+    """
+    before = os.environ.get(_TRACKING_URI)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    if before is None:
+        os.environ.pop(_TRACKING_URI, None)
+    else:
+        os.environ[_TRACKING_URI] = before
 
 
 def experiment_id(client: Any) -> str:
