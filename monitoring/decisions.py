@@ -12,6 +12,7 @@ __all__ = ["Decisions", "batches", "collect"]
 
 Record = Mapping[str, Any]
 BATCH = 20_000
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,23 @@ class Decisions:
 
 
 def collect(records: Iterable[Record]) -> Decisions:
-    """Columns of all ``records``: their features are the union of names, NaN where a record has none."""
-    rows = list(records)
+    """Columns of all ``records``: their features are the union of names, NaN where a record has none.
+
+    What only the audit reads (request, state) is left out, for it takes more memory than all the rest.
+    """
+    slim = ({**record, "request": _NOTHING, "state_seen": _NOTHING} for record in records)
+    return _concatenate(list(batches(slim)) or [_columns([])])
+
+
+def batches(records: Iterable[Record], size: int = BATCH) -> Iterator[Decisions]:
+    """Columns of at most ``size`` records at a time, in order, so that memory does not grow with the
+    journal."""
+    rows = iter(records)
+    while chunk := list(islice(rows, size)):
+        yield _columns(chunk)
+
+
+def _columns(rows: list[Record]) -> Decisions:
     names = tuple(sorted(set(chain.from_iterable(row["features"] for row in rows))))
     at = {name: i for i, name in enumerate(names)}
     features = np.full((len(rows), len(names)), np.nan)
@@ -100,16 +116,21 @@ def collect(records: Iterable[Record]) -> Decisions:
         model=[_model(row) for row in rows],
         definitions_digest=[row["definitions_digest"] for row in rows],
         feature_service=[row["feature_service"] for row in rows],
-        state_seen=[row["state_seen"] or {} for row in rows],
+        state_seen=[row["state_seen"] or _NOTHING for row in rows],
     )
 
 
-def batches(records: Iterable[Record], size: int = BATCH) -> Iterator[Decisions]:
-    """Columns of at most ``size`` records at a time, in order, so that memory does not grow with the
-    journal."""
-    rows = iter(records)
-    while chunk := list(islice(rows, size)):
-        yield collect(chunk)
+def _concatenate(parts: list[Decisions]) -> Decisions:
+    names = tuple(sorted(set(chain.from_iterable(part.feature_names for part in parts))))
+    columns: dict[str, Any] = {
+        "feature_names": names,
+        "features": np.vstack([p.columns(names) for p in parts]),
+    }
+    for field in fields(Decisions)[2:]:
+        pieces = [getattr(part, field.name) for part in parts]
+        is_array = isinstance(pieces[0], np.ndarray)
+        columns[field.name] = np.concatenate(pieces) if is_array else list(chain.from_iterable(pieces))
+    return Decisions(**columns)
 
 
 def _ints(rows: list[Record], name: str) -> npt.NDArray[np.int64]:

@@ -25,6 +25,7 @@ from feature_repo.journal import read_decisions
 from monitoring.attribution import EXAMINED, Compared, Reason, attribute
 from monitoring.decisions import BATCH, Decisions, batches
 from monitoring.recompute import Service, recompute, resolve, same_bits
+from training.bundle import BundleError
 
 __all__ = ["EXAMPLES", "Example", "ParityReport", "Progress", "ScoringModel", "audit"]
 
@@ -49,7 +50,7 @@ class ScoringModel(Protocol):
 
 
 BundleLoader = Callable[[str, str], ScoringModel]
-"""From model name and version to the bundle; raises LookupError if there is none."""
+"""From model name and version to the bundle; raises LookupError if there is none, BundleError if it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -228,10 +229,10 @@ class _Auditor:
         return self._services[name]
 
     def _model(self, model: tuple[str, str]) -> ScoringModel | None:
-        """The model's bundle; None if the registry has it no more."""
+        """The model's bundle; None if it cannot be loaded any more."""
         if model not in self._models and self._load is not None:
             try:
                 self._models[model] = self._load(*model)
-            except LookupError:
+            except (LookupError, BundleError):
                 self._models[model] = None
         return self._models[model]

@@ -17,11 +17,11 @@ __all__ = ["Level", "Measurements", "Verdict", "judge"]
 
 Level = Literal["ok", "watch", "retrain"]
 
-# Fewer frauds than this leave an average precision uncertain by a third of itself (measured by bootstrap on
-# the Handbook's data), so they neither accuse nor acquit.
+# With 30 frauds the 95% interval of an average precision of .79 is about .3 wide, with 120 .17, with 600 .08
+# (measured on the Handbook's data): below 30 it neither accuses nor acquits.
 MIN_FRAUDS = 30
-# A tenth of the average precision is about what two training weeks of the same data differ by without any
-# change.
+# One model's average precision over four successive weeks of the same data was .772 to .802: a tenth less is
+# a change.
 MATERIAL_DROP = 0.10
 # One drifted feature is a broken feed or a fashion; a fifth of them at once is another population.
 DRIFTED_SHARE = 0.20

@@ -1,0 +1,104 @@
+"""``fraud monitor``: how the served model is doing, as a report and a verdict in ``FRAUD_HOME/monitor``."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from feature_repo.journal import read_decisions
+from feature_repo.settings import Settings, settings
+from monitoring.decisions import collect
+from monitoring.drift import as_profile
+from monitoring.report import MonitorReport, write
+from monitoring.run import Model
+from monitoring.run import monitor as measure
+from pipelines import parity
+from pipelines.load_journal import load_journal
+from pipelines.outcomes import latest, stamp
+from pipelines.progress import Progress, quiet
+from training.bundle import Bundle
+from training.registry import MODEL_NAME, load_champion
+
+__all__ = ["FOLDER", "MonitorRun", "monitor"]
+
+FOLDER = "monitor"
+PROFILE = "profile.json"
+
+
+@dataclass(frozen=True)
+class MonitorRun:
+    """A report and the two files that hold it."""
+
+    report: MonitorReport
+    json: Path
+    html: Path
+
+    def summary(self) -> str:
+        """The verdict with its reasons, in a few lines."""
+        verdict = self.report.verdict
+        return "\n".join(
+            [verdict.level, *(f"  {reason}" for reason in verdict.reasons), f"written to {self.html}"]
+        )
+
+
+def monitor(
+    *,
+    as_of: datetime | None = None,
+    maturity: timedelta | None = None,
+    progress: Progress = quiet,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> MonitorRun:
+    """Measure the champion on this deployment's journal and lake, judge, and write the report.
+
+    The service's recorded events are loaded into the lake first, so that their chargebacks count.
+
+    Args:
+        as_of: labels and chargebacks count as known then (default: the clock's now).
+        maturity: age at which silence means genuine (default: that of the champion's training set).
+        clock: names the report.
+
+    Raises:
+        LookupError: there is no champion.
+        FileNotFoundError: there is no lake, or the champion has no profile.
+    """
+    here = settings()
+    now = clock()
+    load_journal(here.journal, here.lake, progress=progress)
+    bundle, version = load_champion()
+    progress("monitor", 1, 3)
+    decisions = collect(read_decisions(here.journal))
+    progress("monitor", 2, 3)
+    report = measure(
+        decisions,
+        Model(MODEL_NAME, version, as_profile(_profile(bundle, version)), _reference(bundle)),
+        here.lake,
+        as_of=as_of or now,
+        maturity=maturity or timedelta(microseconds=bundle.spec.training["maturity_us"]),
+        mismatches=_mismatches(here),
+    )
+    data, page = write(report, here.home / FOLDER, stamp(now))
+    progress("monitor", 3, 3)
+    return MonitorRun(report, data, page)
+
+
+def _profile(bundle: Bundle, version: str) -> Any:
+    path = bundle.folder / PROFILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"model {MODEL_NAME} version {version}: its bundle has no {PROFILE}, so drift has nothing to be "
+            "compared with; train it again (fraud train)"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _reference(bundle: Bundle) -> float | None:
+    value = bundle.spec.training.get("average_precision")
+    return None if value is None else float(value)
+
+
+def _mismatches(here: Settings) -> int | None:
+    """Values and scores that differed in the last parity audit."""
+    found = latest(here.home / parity.FOLDER)
+    return None if found is None else int(found[1]["mismatches"]) + int(found[1]["score_mismatches"])

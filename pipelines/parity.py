@@ -1,0 +1,96 @@
+"""``fraud parity``: load what the service recorded into the lake, then audit every journalled decision against it."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from feature_repo.settings import settings
+from feature_repo.store import open_store
+from monitoring.parity import BundleLoader, ParityReport, audit
+from pipelines.load_journal import JournalLoad, load_journal
+from pipelines.outcomes import save
+from pipelines.progress import Progress, quiet
+from training.bundle import Bundle
+from training.registry import MODEL_NAME, load_version
+
+__all__ = ["FOLDER", "ParityRun", "parity", "registry_loader"]
+
+FOLDER = "parity"
+
+
+@dataclass(frozen=True)
+class ParityRun:
+    """An audit, what was loaded before it, and the file that says both."""
+
+    loaded: JournalLoad
+    report: ParityReport
+    path: Path
+
+    @property
+    def exit_code(self) -> int:
+        """1 if anything differs."""
+        return 0 if self.report.holds else 1
+
+    def summary(self) -> str:
+        """What a person wants to know, in a few lines."""
+        report = self.report
+        lines = [
+            f"{report.decisions:,} decisions, {report.features} features, {report.values_compared:,} values: "
+            f"{report.mismatches:,} differ",
+            f"{report.scores_compared:,} scores: {report.score_mismatches:,} differ",
+        ]
+        lines += [f"  {count:,} {reason}" for reason, count in report.attributed.items()]
+        lines += [
+            f"  {each.transaction_id} {each.feature}: journalled {each.journalled!r}, "
+            f"recomputed {each.recomputed!r} ({each.reason})"
+            for each in report.examples[:5]
+        ]
+        if report.without_features:
+            lines.append(f"{report.without_features:,} decisions were taken without features")
+        return "\n".join([*lines, f"written to {self.path}"])
+
+
+def parity(
+    *,
+    feature_service: str | None = None,
+    bundle_loader: BundleLoader | None = None,
+    progress: Progress = quiet,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> ParityRun:
+    """Audit the journal of this deployment, and write the outcome to ``FRAUD_HOME/parity``.
+
+    Args:
+        feature_service: audit only decisions made with it.
+        bundle_loader: where models come from (default: the registry).
+        clock: names the outcome's file.
+
+    Raises:
+        FileNotFoundError: there is no lake.
+    """
+    here = settings()
+    loaded = load_journal(here.journal, here.lake, progress=progress)
+    report = audit(
+        open_store(),
+        here.journal,
+        feature_service=feature_service,
+        bundle_loader=bundle_loader or registry_loader,
+        progress=progress,
+    )
+    path = save(
+        here.home / FOLDER, clock(), {"loaded": asdict(loaded), **asdict(report), "holds": report.holds}
+    )
+    return ParityRun(loaded, report, path)
+
+
+def registry_loader(name: str, version: str) -> Bundle:
+    """A version of the registered model.
+
+    Raises:
+        LookupError: the registry has no such model or version.
+    """
+    if name != MODEL_NAME:
+        raise LookupError(
+            f"registry: model {name!r} is not {MODEL_NAME!r}, the one that this project registers"
+        )
+    return load_version(version)
