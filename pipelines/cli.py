@@ -54,7 +54,7 @@ def ingest(
 
     with shown(console) as progress:
         report = load(path, mapping, settings().lake, chargebacks, progress)
-    console.print(report.summary())
+    console.print(report.summary(), soft_wrap=True)
 
 
 @main.command()
@@ -74,7 +74,7 @@ def simulate(
 
     with shown(console) as progress:
         outcome = run(transactions, days, seed, start, settings().lake, out, progress)
-    console.print(outcome)
+    console.print(outcome, soft_wrap=True)
 
 
 @mapping.command("show")

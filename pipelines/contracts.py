@@ -171,8 +171,7 @@ def raise_breaches(
     Raises:
         IngestError: a message for each check that some row breaks.
     """
-    found = con.sql(f"SELECT bit_or(faults) FROM ({rows_sql}) WHERE faults <> 0").fetchone()
-    mask = (found[0] if found else None) or 0
+    ((mask,),) = con.sql(f"SELECT coalesce(bit_or(faults), 0) FROM ({rows_sql})").fetchall()
     broken = [(bit, check) for bit, check in enumerate(checks) if mask >> bit & 1]
     if broken:
         raise IngestError(*(_message(con, source, bit, check, rows_sql) for bit, check in broken))

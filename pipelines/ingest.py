@@ -7,6 +7,7 @@ left alone.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -86,12 +87,17 @@ def ingest(
         return _load(con, lake, counts, show)
 
 
+def _wrote(show: Progress, table: str, total: int, done: int) -> None:
+    show(f"write {table}", done, total)
+
+
 @dataclass(frozen=True)
 class _Staged:
-    """Rows read, and the sources' names by file number, for messages."""
+    """Rows read, whether the source itself says US cents, and the sources' names by file number."""
 
     transactions: int
     chargebacks: int
+    settled: bool
     names: tuple[str, ...]
 
 
@@ -117,32 +123,34 @@ def _stage(
     show("read", total, total)
     if not disputes:
         reported = int(con.sql("SELECT count(*) FROM chargebacks").fetchall()[0][0])
-    return _Staged(read, reported, tuple(source.name for source in (*events, *disputes)))
+    settled = any(field.name == "amount_usd_cents" for field in mapping.transactions)
+    return _Staged(read, reported, settled, tuple(source.name for source in (*events, *disputes)))
 
 
 def _load(con: duckdb.DuckDBPyConnection, lake: Path, staged: _Staged, show: Progress) -> IngestReport:
     show("check", 0, 2)
     for table in ("transactions", "chargebacks"):
         con.execute(f"CREATE OR REPLACE TEMP VIEW lake_{table} AS SELECT * FROM {lake_rows_sql(lake, table)}")
-    duplicates = drop_repeated(con, "transactions", staged.names) + drop_repeated(
-        con, "chargebacks", staged.names
-    )
+    # Cents that were converted here follow from the rates of their load; new rates do not make an event another.
+    converted = () if staged.settled else ("amount_usd_cents",)
+    duplicates = drop_repeated(con, "transactions", staged.names)
+    duplicates += drop_known(con, "transactions", staged.names, converted)
     show("check", 1, 2)
+    duplicates += drop_repeated(con, "chargebacks", staged.names)
     resolve_chargebacks(con, staged.names)
-    duplicates += drop_known(con, "transactions", staged.names) + drop_known(con, "chargebacks", staged.names)
+    duplicates += drop_known(con, "chargebacks", staged.names, ("amount_usd_cents",))
     show("check", 2, 2)
     added: dict[str, int] = {}
     versions: dict[str, int] = {}
     # Chargebacks first: a fraud without its transaction waits for it, a transaction without its fraud looks
     # genuine.
-    for done, table in enumerate(("chargebacks", "transactions")):
-        show("write", done, 2)
-        added[table] = int(con.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+    for table in ("chargebacks", "transactions"):
+        total = added[table] = int(con.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0])
         version = version_of(lake, table)
-        if added[table] or version is None:
-            version = append(con, lake, table, f"SELECT * FROM {table}")
+        if total or version is None:
+            wrote = partial(_wrote, show, table, total)
+            version = append(con, lake, table, f"SELECT * FROM {table}", wrote)
         versions[table] = version
-    show("write", 2, 2)
     return IngestReport(
         staged.transactions,
         added["transactions"],

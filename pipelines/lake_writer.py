@@ -5,14 +5,14 @@ found an id missing would both append it.
 """
 
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from feature_repo.lake import SCHEMAS, read_sql, snapshot
 
@@ -58,11 +58,20 @@ def _other_type(kind: pa.DataType) -> str:
     return f"DECIMAL({kind.precision}, {kind.scale})" if pa.types.is_decimal(kind) else ""
 
 
-def append(con: duckdb.DuckDBPyConnection, lake: Path, table: str, rows_sql: str) -> int:
+def append(
+    con: duckdb.DuckDBPyConnection,
+    lake: Path,
+    table: str,
+    rows_sql: str,
+    wrote: Callable[[int], None] | None = None,
+) -> int:
     """Append the rows of a query to a table of the lake in one commit, and return the new version.
 
     ``rows_sql`` yields the table's columns by name, ``event_day`` left out: it is derived here. Call it under
-    `lake_lock`, with rows that the table does not have.
+    `lake_lock`, with rows that the table does not have. ``wrote`` is called with the rows written so far.
+
+    Raises:
+        OSError: the commit failed (no space, no permission, a broken table); the table is as before.
     """
     schema = SCHEMAS[table]
     columns = ", ".join(name for name in schema.names if name != "event_day")
@@ -73,14 +82,30 @@ def append(con: duckdb.DuckDBPyConnection, lake: Path, table: str, rows_sql: str
         "ORDER BY event_timestamp, transaction_id"
     )
     batches = con.sql(ordered).to_arrow_reader(_BATCH_ROWS)
-    exact = (pa.RecordBatch.from_arrays(batch.columns, schema=schema) for batch in batches)
-    write_deltalake(
-        str(lake / table),
-        pa.RecordBatchReader.from_batches(schema, exact),
-        mode="append",
-        partition_by=["event_day"],
-    )
+    try:
+        write_deltalake(
+            str(lake / table),
+            pa.RecordBatchReader.from_batches(schema, _exact(batches, schema, wrote)),
+            mode="append",
+            partition_by=["event_day"],
+        )
+    except DeltaError as error:
+        raise OSError(
+            f"{lake / table}: {str(error).splitlines()[0]}: the table is as before; put it right and load again"
+        ) from error
     version = version_of(lake, table)
     if version is None:
         raise RuntimeError(f"{lake / table}: no Delta table after a commit; was it removed meanwhile?")
     return version
+
+
+def _exact(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, wrote: Callable[[int], None] | None
+) -> Iterator[pa.RecordBatch]:
+    """The batches in the table's own schema, which also says what is never null."""
+    done = 0
+    for batch in batches:
+        yield pa.RecordBatch.from_arrays(batch.columns, schema=schema)
+        done += batch.num_rows
+        if wrote is not None:
+            wrote(done)

@@ -23,7 +23,7 @@ def drop_repeated(con: duckdb.DuckDBPyConnection, table: str, files: tuple[str, 
         IngestError: rows of one id that differ.
     """
     con.execute(
-        f"""CREATE OR REPLACE TEMP TABLE repeated AS SELECT transaction_id, min(rowid) AS first
+        f"""CREATE OR REPLACE TEMP TABLE repeated AS SELECT transaction_id, arg_min(rowid, (file_no, row_no)) AS first
         FROM {table} GROUP BY transaction_id HAVING count(*) > 1"""
     )
     columns = _content(con, table)
@@ -54,8 +54,10 @@ def drop_repeated(con: duckdb.DuckDBPyConnection, table: str, files: tuple[str, 
     return before - _count(con, table)
 
 
-def drop_known(con: duckdb.DuckDBPyConnection, table: str, files: tuple[str, ...]) -> int:
-    """Drop rows whose id the lake has with the same content; returns how many.
+def drop_known(
+    con: duckdb.DuckDBPyConnection, table: str, files: tuple[str, ...], derived: tuple[str, ...]
+) -> int:
+    """Drop rows whose id the lake has with the same content, ``derived`` columns aside; returns how many.
 
     Raises:
         IngestError: an id that the lake has with other content.
@@ -67,7 +69,7 @@ def drop_known(con: duckdb.DuckDBPyConnection, table: str, files: tuple[str, ...
     )
     if not _count(con, "known"):
         return 0
-    columns = _content(con, table)
+    columns = [name for name in _content(con, table) if name not in derived]
     differs = " OR ".join(f"new.{name} IS DISTINCT FROM old.{name}" for name in columns)
     rows = con.sql(
         f"""SELECT new.file_no, new.row_no + 1, new.transaction_id, {_differences(columns, "old", "new")},

@@ -9,7 +9,7 @@ import pyarrow as pa
 from feature_repo.lake import snapshot
 from pipelines.problems import IngestError
 
-__all__ = ["ROW", "Source", "find_sources"]
+__all__ = ["ROW", "Source", "find_sources", "unreadable"]
 
 ROW = "file_row_number"
 """Column of every source relation: the row's place in its file, from 0."""
@@ -96,6 +96,11 @@ def _described(con: duckdb.DuckDBPyConnection, name: str, relation: str) -> Sour
     try:
         described = con.sql(f"DESCRIBE SELECT * FROM {relation}").fetchall()
     except duckdb.Error as error:
-        first_line = str(error).splitlines()[0]
-        raise IngestError(f"{name}: cannot be read: {first_line}; write it again, or leave it out") from None
+        raise unreadable(name, error) from None
     return Source(name, relation, {row[0]: row[1] for row in described if row[0] != ROW})
+
+
+def unreadable(name: str, error: duckdb.Error) -> IngestError:
+    """The error for a file that DuckDB cannot read, with the first line of its own (which names a CSV's line)."""
+    first_line = str(error).splitlines()[0]
+    return IngestError(f"{name}: cannot be read: {first_line}; write it again, or leave it out")

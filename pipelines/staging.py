@@ -4,29 +4,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 
 import duckdb
 
 from feature_repo.currency import rates_table, usd_cents_sql
 from feature_repo.windows.durations import microseconds
-from pipelines.contracts import chargeback_checks, fault_mask, raise_breaches, transaction_checks
+from pipelines.contracts import Check, chargeback_checks, fault_mask, raise_breaches, transaction_checks
 from pipelines.conversion import converted, raw_columns, refuse_unusable
 from pipelines.mapping import TRANSACTION_COLUMNS, Field, Label, Mapping
-from pipelines.source_files import ROW, Source
+from pipelines.source_files import ROW, Source, unreadable
 
 __all__ = ["stage_chargebacks", "stage_transactions", "staging_area"]
 
 _MEMORY = "2GB"
+_PREFIX = ".staging-"
 
 
 @contextmanager
 def staging_area(lake: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A DuckDB with empty tables ``transactions`` and ``chargebacks``, whose memory is bounded by spilling.
 
-    Spill files lie beside the lake's tables, in a folder that is removed at the end.
+    Spill files lie beside the lake's tables, in a folder that is removed at the end, or by the next load after a
+    kill. Call it under the lake's lock.
     """
-    with TemporaryDirectory(prefix=".staging-", dir=lake, ignore_cleanup_errors=True) as spill:
+    for left in lake.glob(f"{_PREFIX}*"):
+        rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=_PREFIX, dir=lake, ignore_cleanup_errors=True) as spill:
         con = duckdb.connect(config={"temp_directory": spill, "memory_limit": _MEMORY})
         try:
             con.execute("SET TimeZone = 'UTC'")
@@ -58,9 +63,7 @@ def stage_transactions(con: duckdb.DuckDBPyConnection, source: Source, file_no: 
     refuse_unusable(source, (*mapping.transactions, *_label_fields(label)))
     checks = transaction_checks(mapping.transactions, label)
     rows = f"SELECT *, {fault_mask(checks)} AS faults FROM ({transactions_sql(source, mapping)})"
-    con.execute(f"CREATE OR REPLACE TEMP TABLE incoming AS {_without_raw(rows)}")
-    if con.sql("SELECT count(*) FROM incoming WHERE faults <> 0").fetchall()[0][0]:
-        raise_breaches(con, source, checks, rows)
+    _convert(con, source, checks, rows)
     con.execute(f"INSERT INTO transactions BY NAME SELECT {file_no} AS file_no, {_STAGED} FROM incoming")
     con.execute(
         f"""INSERT INTO chargebacks SELECT {file_no}, row_no, transaction_id, reported, label_reason
@@ -82,14 +85,23 @@ def stage_chargebacks(
     values = ", ".join(f"{converted(source, field)} AS {field.name}" for field in fields)
     raw = f"SELECT {ROW} AS row_no, {raw_columns(source, fields)} FROM {source.relation}"
     rows = f"SELECT *, {fault_mask(checks)} AS faults FROM (SELECT *, {values} FROM ({raw}))"
-    con.execute(f"CREATE OR REPLACE TEMP TABLE incoming AS {_without_raw(rows)}")
-    if con.sql("SELECT count(*) FROM incoming WHERE faults <> 0").fetchall()[0][0]:
-        raise_breaches(con, source, checks, rows)
+    _convert(con, source, checks, rows)
     con.execute(
         f"""INSERT INTO chargebacks
         SELECT {file_no}, row_no, transaction_id, created_timestamp, reason_code FROM incoming"""
     )
     return int(con.sql("SELECT count(*) FROM incoming").fetchall()[0][0])
+
+
+def _convert(con: duckdb.DuckDBPyConnection, source: Source, checks: list[Check], rows: str) -> None:
+    """Fill the table ``incoming`` with a source's converted rows, none of which breaks a check."""
+    canonical = f"SELECT COLUMNS(lambda name: NOT starts_with(name, 'raw_')) FROM ({rows})"
+    try:
+        con.execute(f"CREATE OR REPLACE TEMP TABLE incoming AS {canonical}")
+    except (duckdb.InvalidInputException, duckdb.IOException) as error:
+        raise unreadable(source.name, error) from None
+    if con.sql("SELECT count(*) FROM incoming WHERE faults <> 0").fetchall()[0][0]:
+        raise_breaches(con, source, checks, rows)
 
 
 _STAGED = ", ".join(("row_no", *TRANSACTION_COLUMNS))
@@ -146,10 +158,6 @@ def _reported(source: Source, label: Label | None) -> str:
     if label.reported:
         return converted(source, label.reported)
     return f"make_timestamptz(epoch_us(event_timestamp) + {microseconds(label.delay or timedelta(0))})"
-
-
-def _without_raw(rows: str) -> str:
-    return f"SELECT COLUMNS(lambda name: NOT starts_with(name, 'raw_')) FROM ({rows})"
 
 
 def _sql(text: str) -> str:
