@@ -594,3 +594,8 @@ class TestTheCommand:
         copy = tmp_path / "copy.toml"
         copy.write_text(runner.invoke(main, ["mapping", "show", name]).output)
         assert load_mapping(copy).transactions == load_mapping(name).transactions
+
+    def test_help_imports_nothing_heavy(self) -> None:
+        code = "import sys, pipelines.cli; print(*{'duckdb', 'feast', 'numpy', 'pandas', 'pyarrow'} & set(sys.modules))"
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert answer.stdout.split() == []
