@@ -15,9 +15,9 @@ customer_activity = windowed_view(
     aggregates={
         ("count", ""): ["1h", "1d", "7d", "30d"],
         ("sum", AMOUNT): ["1d", "7d", "30d"],
-        ("mean", AMOUNT): ["1d", "3d", "7d", "14d", "30d", "90d"],
+        ("mean", AMOUNT): ["1d", "7d", "30d"],
         ("max", AMOUNT): ["1d", "3d", "7d", "14d"],
-        ("std", AMOUNT): ["90d"],
+        ("std", AMOUNT): ["30d"],
         ("count_distinct", "terminal_id"): ["1d", "7d"],
         ("seconds_since_last", ""): ["30d"],
     },
@@ -31,7 +31,7 @@ customer_settled = windowed_view(
     source=transactions,
     event_id="transaction_id",
     delay="14d",
-    aggregates={("mean", AMOUNT): ["90d"], ("std", AMOUNT): ["90d"], ("max", AMOUNT): ["90d"]},
+    aggregates={("mean", AMOUNT): ["30d"], ("std", AMOUNT): ["30d"], ("max", AMOUNT): ["30d"]},
     description="What was usual for a customer before the last fortnight: a fraud that goes on does not move it.",
 )
 

@@ -16,7 +16,7 @@ _DAYS = ("1d", "3d", "7d", "14d")
 _RATE_WINDOWS = ("3d", "7d", "14d", "21d", "28d")
 _MEAN, _MAX = "customer_amount_usd_cents_mean_{}", "customer_amount_usd_cents_max_{}"
 _USUAL_MEAN, _USUAL_STD, _USUAL_MAX = (
-    f"customer_settled_amount_usd_cents_{f}_90d" for f in ("mean", "std", "max")
+    f"customer_settled_amount_usd_cents_{f}_30d" for f in ("mean", "std", "max")
 )
 _FRAUDS, _SETTLED = "terminal_ordinary_fraud_chargebacks_count_{}", "terminal_settled_transactions_count_{}"
 
@@ -68,9 +68,10 @@ def request_shape(c: Mapping[str, Reals]) -> Mapping[str, Reals]:
 @transform(
     inputs=[
         "amount_usd_cents",
-        *(_MEAN.format(w) for w in (*_DAYS, "30d", "90d")),
+        _MEAN.format("7d"),
+        _MEAN.format("30d"),
         *(_MAX.format(w) for w in _DAYS),
-        "customer_amount_usd_cents_std_90d",
+        "customer_amount_usd_cents_std_30d",
         _USUAL_MEAN,
         _USUAL_STD,
         _USUAL_MAX,
@@ -78,29 +79,25 @@ def request_shape(c: Mapping[str, Reals]) -> Mapping[str, Reals]:
     outputs=[
         "amount_to_mean_7d",
         "amount_to_mean_30d",
-        "amount_to_mean_90d",
-        "amount_zscore_90d",
+        "amount_zscore_30d",
         "amount_to_usual_mean",
         "amount_to_usual_max",
         "amount_usual_zscore",
         *(f"max_{w}_to_usual_mean" for w in _DAYS),
-        *(f"mean_{w}_to_usual_mean" for w in _DAYS),
     ],
 )
 def spending(c: Mapping[str, Reals]) -> Mapping[str, Reals]:
     """The amount, and what the customer spent lately, against what is usual for the customer."""
     amount, usual = c["amount_usd_cents"], c[_USUAL_MEAN]
-    mean = {w: c[_MEAN.format(w)] for w in (*_DAYS, "30d", "90d")}
+    mean_7d, mean_30d = c[_MEAN.format("7d")], c[_MEAN.format("30d")]
     return {
-        "amount_to_mean_7d": ratio(amount, mean["7d"]),
-        "amount_to_mean_30d": ratio(amount, mean["30d"]),
-        "amount_to_mean_90d": ratio(amount, mean["90d"]),
-        "amount_zscore_90d": ratio(amount - mean["90d"], c["customer_amount_usd_cents_std_90d"]),
+        "amount_to_mean_7d": ratio(amount, mean_7d),
+        "amount_to_mean_30d": ratio(amount, mean_30d),
+        "amount_zscore_30d": ratio(amount - mean_30d, c["customer_amount_usd_cents_std_30d"]),
         "amount_to_usual_mean": ratio(amount, usual),
         "amount_to_usual_max": ratio(amount, c[_USUAL_MAX]),
         "amount_usual_zscore": ratio(amount - usual, c[_USUAL_STD]),
         **{f"max_{w}_to_usual_mean": ratio(c[_MAX.format(w)], usual) for w in _DAYS},
-        **{f"mean_{w}_to_usual_mean": ratio(mean[w], usual) for w in _DAYS},
     }
 
 
