@@ -1,0 +1,40 @@
+# make demo, make test: each works on a fresh machine that has Python 3.11 or 3.12, and make.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do "$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo "$$p" && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?=
+MAPPING ?= handbook
+
+.PHONY: demo test check bench lock clean
+
+# Run the whole path: events, features, model, service, replay, parity, monitoring.
+# make demo                                   on simulated events
+# make demo DATA=file.parquet MAPPING=name    on your own (see: fraud mapping)
+demo: $(VENV)/installed
+	$(BIN)/fraud demo $(if $(DATA),--data "$(DATA)" --mapping "$(MAPPING)")
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# Write requirements.lock anew: versions and hashes, no addresses.
+lock: $(VENV)/installed
+	$(BIN)/pip install --quiet "pip-tools>=7.6"
+	$(BIN)/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras --no-annotate --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf build $(VENV)
+
+# Rebuilt only when what is to be installed has changed.
+$(VENV)/installed: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
