@@ -2,7 +2,8 @@
 
 A background thread looks at the alias every few seconds. A new champion is loaded, checked and warmed
 there, then put in place by one assignment; a request in flight finishes with the one it began with. A
-champion that cannot serve is refused with its reason in the log, and the old one goes on.
+champion that cannot serve is refused with its reason in the log, and the old one goes on, also after a
+restart: it is kept beside the service.
 """
 
 import gc
@@ -11,10 +12,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bento.kept import KeptChampion
 from bento.online import open_serving_store
 from feature_repo.windows.plan import OnlinePlan
 from training.bundle import Bundle
-from training.registry import MODEL_NAME, alias_version, load_champion
+from training.registry import MODEL_NAME, alias_version, load_version
 
 __all__ = ["MODEL_NAME", "POLL_S", "Champion", "Champions", "RefusedError", "prepare"]
 
@@ -84,13 +86,14 @@ class Champions:
     def __init__(
         self,
         alias: Callable[[], str | None] = lambda: alias_version("champion"),
-        load: Callable[[], tuple[Bundle, str]] = load_champion,
+        load: Callable[[str], Bundle] = load_version,
         prepare: Callable[[Bundle, str], Champion] = prepare,
+        kept: KeptChampion | None = None,
     ) -> None:
         self.current: Champion | None = None
         self.refused: str | None = None
         self.on_change: Callable[[Champion], None] = lambda champion: None
-        self._alias, self._load, self._prepare = alias, load, prepare
+        self._alias, self._load, self._prepare, self._kept = alias, load, prepare, kept
         self._refused_version: str | None = None
         self._polls_since_refusal = 0
         self._stop = threading.Event()
@@ -135,23 +138,49 @@ class Champions:
 
     def _bring_in(self, version: str) -> bool:
         try:
-            bundle, version = self._load()
-            champion = self._prepare(bundle, version)
+            champion = self._prepare(self._load(version), version)
         except Exception as error:  # a bundle may be broken in any way; the old champion must go on
-            why = str(error) if isinstance(error, RefusedError) else repr(error)
-            return self._refuse(version, f"version {version} of model {MODEL_NAME!r} cannot serve: {why}")
-        self.current = champion
+            return self._refuse(version, _cannot_serve(version, error))
         self._accepted()
-        self.on_change(champion)
-        _log.info("champion serves", extra={"model": MODEL_NAME, "version": version})
+        self._put_in_place(champion)
+        if self._kept is not None:
+            try:
+                self._kept.keep(champion.bundle, version)
+            except OSError as error:
+                _log.warning("the champion cannot be kept for a restart: %s", error)
         return True
+
+    def _put_in_place(self, champion: Champion) -> None:
+        self.current = champion
+        self.on_change(champion)
+        _log.info("champion serves", extra={"model": MODEL_NAME, "version": champion.version})
+
+    def _fall_back(self) -> bool:
+        """Bring in the champion of the process before this one, if it was kept and still can serve."""
+        try:
+            kept = self._kept.load() if self._kept is not None else None
+            champion = self._prepare(*kept) if kept is not None else None
+        except Exception as error:  # as in _bring_in
+            _log.error("the champion that was kept cannot serve either: %s", error)
+            return False
+        if champion is not None:
+            self._put_in_place(champion)
+        return champion is not None
 
     def _accepted(self) -> None:
         self.refused = self._refused_version = None
 
     def _refuse(self, version: str, why: str) -> bool:
-        if why != self.refused:
-            serving = "rules" if self.current is None else f"version {self.current.version}"
-            _log.error("%s; %s go on", why, serving, extra={"version": version})
+        said_before = why == self.refused
         self.refused, self._refused_version, self._polls_since_refusal = why, version, 0
-        return False
+        if said_before:
+            return False
+        fell_back = self.current is None and self._fall_back()
+        serving = "the rules decide" if self.current is None else f"version {self.current.version} serves on"
+        _log.error("%s; %s", why, serving, extra={"version": version})
+        return fell_back
+
+
+def _cannot_serve(version: str, error: Exception) -> str:
+    why = str(error) if isinstance(error, RefusedError) else repr(error)
+    return f"version {version} of model {MODEL_NAME!r} cannot serve: {why}"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bento.champion import MODEL_NAME, Champion, Champions
+from bento.kept import KeptChampion
 from bento.metrics import Metrics
 from bento.online import open_serving_store
 from bento.problem import problem
@@ -67,7 +68,12 @@ class Serving:
         journal = Journal(settings().journal, clock_us)
         seen = Seen(settings().journal)
         recording = Recording(EventRecorder.compile(open_serving_store()), journal, seen, metrics, clock_us)
-        serving = cls(champions or Champions(), recording, metrics, clock_us)
+        serving = cls(
+            champions or Champions(kept=KeptChampion(settings().home / "serving")),
+            recording,
+            metrics,
+            clock_us,
+        )
         serving.champions.refresh()
         serving.champions.start()
         return serving

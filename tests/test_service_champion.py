@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from bento.champion import Champions
+from bento.kept import KeptChampion
 from feature_repo.settings import settings
 from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import embedded
@@ -39,9 +40,9 @@ class Shelf:
     def __init__(self, **folders):
         self.folders, self.alias = folders, None
 
-    def champions(self):
+    def champions(self, kept=None):
         return Champions(
-            alias=lambda: self.alias, load=lambda: (Bundle.load(self.folders[self.alias]), self.alias)
+            alias=lambda: self.alias, load=lambda version: Bundle.load(self.folders[version]), kept=kept
         )
 
 
@@ -78,7 +79,7 @@ def test_a_champion_of_other_definitions_is_refused_and_the_old_one_goes_on(load
         champions.refresh()
     assert champions.current.version == "v1"
     assert "trained on definitions ffffffffffff" in champions.refused
-    assert "version v1 go on" in caplog.text
+    assert "version v1 serves on" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "model.onnx"])
@@ -139,3 +140,37 @@ def test_the_thread_follows_the_alias_until_it_is_stopped(loaded, tmp_path):
     finally:
         champions.stop()
     assert not champions._thread.is_alive()
+
+
+def test_after_a_restart_the_kept_champion_serves_when_the_new_one_cannot(loaded, tmp_path):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded), v2=tmp_path / "nothing")
+    kept = KeptChampion(tmp_path / "kept")
+    shelf.alias = "v1"
+    shelf.champions(kept).refresh()
+    shelf.alias = "v2"
+    restarted = shelf.champions(kept)
+    assert restarted.refresh()
+    assert restarted.current.version == "v1"
+    assert "version v2" in restarted.refused
+    assert not restarted.refresh()
+
+
+def test_after_a_restart_the_kept_champion_serves_when_the_registry_is_down(loaded, tmp_path):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded), v2=make_bundle(tmp_path / "v2", loaded, seed=1))
+    kept = KeptChampion(tmp_path / "kept")
+    for version in ("v1", "v2"):
+        shelf.alias = version
+        shelf.champions(kept).refresh()
+    restarted = Champions(alias=lambda: 1 / 0, load=lambda version: 1 / 0, kept=kept)
+    assert restarted.refresh()
+    assert restarted.current.version == "v2"
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["bundle-v2", "version"]
+
+
+def test_a_kept_champion_of_other_definitions_does_not_serve(loaded, tmp_path, caplog):
+    kept = KeptChampion(tmp_path / "kept")
+    kept.keep(Bundle.load(make_bundle(tmp_path / "v1", loaded, digest="f" * 64)), "v1")
+    restarted = Champions(alias=lambda: None, kept=kept)
+    assert not restarted.refresh()
+    assert restarted.current is None
+    assert "the rules decide" in caplog.text

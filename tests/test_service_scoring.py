@@ -51,7 +51,7 @@ def deployment(tmp_path_factory):
 
 
 def opened(home):
-    return Serving.open(Champions(alias=lambda: "7", load=lambda: (Bundle.load(home / "bundle"), "7")))
+    return Serving.open(Champions(alias=lambda: "7", load=lambda version: Bundle.load(home / "bundle")))
 
 
 @pytest.fixture

@@ -1,0 +1,233 @@
+"""A real BentoML process: its endpoints, a champion swapped and refused under way, a kill in the middle of work."""
+
+import json
+import os
+import signal
+import threading
+import time
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from feature_repo.journal import read_decisions, read_events
+from feature_repo.settings import settings
+from feature_repo.store import apply_definitions, open_store
+from feature_repo.windows import embedded
+from pipelines.serve import running_service
+from tests.deployments import LOADED_UNTIL, START, body_of, events, fill_lake, make_bundle
+from training.registry import promote, register
+from training.tracking import connect, experiment_id
+
+TRANSACTIONS, CHARGEBACKS = events(seed=5, count=400)
+LATER = sorted(
+    (row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL),
+    key=lambda row: row["created_timestamp"],
+)
+IDS = iter(range(10**6))
+PATIENCE_S = 40
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A home with a lake, definitions and state; no champion yet."""
+    folder = tmp_path_factory.mktemp("process")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAUD_HOME", str(folder))
+        patch.delenv("FRAUD_REDIS", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        store = open_store()
+        fill_lake(settings().lake, TRANSACTIONS, CHARGEBACKS)
+        apply_definitions(store)
+        store.materialize(START - timedelta(days=1), LOADED_UNTIL)
+        yield folder
+    embedded.stop(folder)
+
+
+def registered(home, name, **how):
+    client = connect()
+    run = client.create_run(experiment_id(client))
+    return register(make_bundle(home / name, open_store(), **how), run.info.run_id)
+
+
+@pytest.fixture(scope="module")
+def url(home):
+    """A service that started without a champion and then was given version 1."""
+    with running_service(home, without_champion=True) as base:
+        assert httpx.get(f"{base}/readyz").status_code == 503
+        answer = httpx.post(f"{base}/v1/score", json=fresh()).json()
+        assert (answer["decision"], answer["degraded"], answer["model"]) == ("review", "no-model", None)
+        promote(registered(home, "first"))
+        wait_for(lambda: httpx.get(f"{base}/readyz").status_code == 200)
+        yield base
+
+
+def fresh(**changes):
+    return body_of(LATER[0], transaction_id=f"fresh{next(IDS)}", **changes)
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def test_a_transaction_is_scored_by_the_champion(url):
+    answer = httpx.post(f"{url}/v1/score", json=fresh())
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    scored = answer.json()
+    assert scored["decision"] in ("approve", "review", "decline")
+    assert 0 <= scored["score"] <= 1
+    assert scored["model"] == {"name": "fraud", "version": "1"}
+    assert scored["degraded"] is None
+
+
+def test_a_second_delivery_gets_the_first_answer(url):
+    request = fresh()
+    first, second = (httpx.post(f"{url}/v1/score", json=request) for _ in range(2))
+    assert first.content == second.content
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+    conflict = httpx.post(f"{url}/v1/score", json={**request, "amount": "1"})
+    assert (conflict.status_code, conflict.json()["field"]) == (409, "transaction_id")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"amount": -1}, "amount"),
+        ({"amount": None}, "amount"),
+        ({"currency": "XXX"}, "currency"),
+        ({"event_timestamp": "2025-04-10T10:00:00"}, "event_timestamp"),
+        ({"event_timestamp": "2125-04-10T10:00:00Z"}, "event_timestamp"),
+        ({"customer_id": ""}, "customer_id"),
+        ({"amout": 1}, "amout"),
+    ],
+)
+def test_a_malformed_request_gets_a_problem_that_names_the_field(url, change, field):
+    answer = httpx.post(f"{url}/v1/score", json={**fresh(), **change})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["field"] == field
+
+
+def test_transactions_and_chargebacks_are_recorded(url, home):
+    request = fresh()
+    assert httpx.post(f"{url}/v1/transactions", json=request).status_code == 200
+    chargeback = {"transaction_id": request["transaction_id"], "reason_code": "10.4"}
+    assert httpx.post(f"{url}/v1/chargebacks", json=chargeback).status_code == 200
+    found = [
+        e["table"] for e in read_events(home / "journal") if e["transaction_id"] == request["transaction_id"]
+    ]
+    assert found == ["transactions", "chargebacks"]
+
+
+def test_a_connection_outlives_a_refused_body(url):
+    with httpx.Client() as client:
+        large = client.post(
+            f"{url}/v1/score", content=b" " * 10**6, headers={"content-type": "application/json"}
+        )
+        assert large.status_code == 413
+        assert client.post(f"{url}/v1/score", json=fresh()).status_code == 200
+
+
+def test_a_batch_is_scored_for_people_within_the_timeout(url):
+    asked = [fresh(customer_id=row["customer_id"]) for row in LATER[:20]] * 25
+    answer = httpx.post(f"{url}/v1/score_batch", json={"transactions": asked}, timeout=30)
+    assert answer.status_code == 200
+    assert [row["transaction_id"] for row in answer.json()] == [row["transaction_id"] for row in asked]
+    wrong = httpx.post(f"{url}/v1/score_batch", json={"transactions": [{**fresh(), "amount": -1}]})
+    assert (wrong.status_code, wrong.json()["field"]) == (422, "transactions[0].amount")
+
+
+def test_the_pages_for_operators_answer(url):
+    assert httpx.get(f"{url}/livez").status_code == 200
+    assert httpx.get(f"{url}/v1/model").json()["version"] == "1"
+    metrics = httpx.get(f"{url}/metrics").text
+    assert 'fraud_model_info{name="fraud",version="1"} 1.0' in metrics
+    assert "fraud_stage_seconds_bucket" in metrics
+
+
+def test_a_new_champion_takes_over_between_two_requests(url, home):
+    """Requests go on all the while: every one is answered, by the one version or by the other."""
+    answers, stop = [], threading.Event()
+
+    def ask():
+        with httpx.Client() as client:
+            while not stop.is_set():
+                answers.append(client.post(f"{url}/v1/score", json=fresh()))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        promote(registered(home, "second", seed=1))
+        wait_for(lambda: httpx.get(f"{url}/v1/model").json()["version"] == "2")
+        time.sleep(0.2)
+    finally:
+        stop.set()
+        asking.join()
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.json()["degraded"] for answer in answers} == {None}
+    versions = [answer.json()["model"]["version"] for answer in answers]
+    assert versions == sorted(versions)
+    assert set(versions) == {"1", "2"}
+
+
+def test_a_champion_of_other_definitions_is_refused_and_logged(url, home):
+    promote(registered(home, "strange", digest="e" * 64))
+    wait_for(lambda: httpx.get(f"{url}/v1/model").json()["refused"] is not None)
+    page = httpx.get(f"{url}/v1/model").json()
+    assert (page["version"], page["ready"]) == ("2", True)
+    assert "trained on definitions eeeeeeeeeeee" in page["refused"]
+    assert httpx.post(f"{url}/v1/score", json=fresh()).json()["model"]["version"] == "2"
+    lines = (home / "service.log").read_text().splitlines()
+    (logged,) = [json.loads(line) for line in lines if line.startswith("{") and "eeeeeeeeeeee" in line]
+    assert (logged["level"], logged["version"]) == ("ERROR", "3")
+
+
+def test_a_killed_worker_forgets_nothing_that_it_answered(url, home):
+    worker = worker_pid(home)
+    answered, stop = {}, threading.Event()
+
+    def ask():
+        with httpx.Client() as client:
+            while not stop.is_set():
+                request = fresh()
+                try:
+                    answered[request["transaction_id"]] = (
+                        request,
+                        client.post(f"{url}/v1/score", json=request),
+                    )
+                except httpx.TransportError:
+                    return
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for(lambda: len(answered) > 50)
+    os.kill(worker, signal.SIGKILL)
+    asking.join()
+    stop.set()
+    journalled = {line["transaction_id"] for line in read_decisions(home / "journal")}
+    assert set(answered) <= journalled
+    # BentoML's supervisor starts another worker: it answers again what the killed one has answered, and as the
+    # alias still names a version that cannot serve, the one that served before goes on.
+    wait_for(lambda: alive(url))
+    request, first = list(answered.values())[-1]
+    again = httpx.post(f"{url}/v1/score", json=request)
+    assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
+    assert httpx.post(f"{url}/v1/score", json=fresh()).json()["model"]["version"] == "2"
+
+
+def worker_pid(home):
+    """The process that writes the journal."""
+    newest = max((home / "journal").glob("decisions-*.jsonl"), key=lambda path: path.stat().st_mtime)
+    return int(newest.stem.rsplit("-", 1)[1])
+
+
+def alive(url):
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
