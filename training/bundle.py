@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import pandas as pd
 
 from training.calibration import Calibration
 from training.policy import Decision, Policy
@@ -201,7 +202,7 @@ class _PyFunc:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> FloatArray:
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> FloatArray:
         """Score a pandas frame by column names."""
         columns = model_input[list(self.bundle.feature_names)]
         return self.bundle.score(np.asarray(columns, np.float64))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from training.bundle import Bundle
-from training.tracking import connect
+from training.tracking import connect, pyfunc
 
 __all__ = [
     "MODEL_NAME",
@@ -41,7 +41,7 @@ def register(bundle_folder: Path, run_id: str) -> str:
     import mlflow
 
     with mlflow.start_run(run_id=run_id):
-        logged = mlflow.pyfunc.log_model(
+        logged = pyfunc().log_model(
             name="bundle",
             loader_module="training.bundle",
             data_path=str(bundle_folder),

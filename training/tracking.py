@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from feature_repo.settings import settings
 
-__all__ = ["EXPERIMENT", "connect", "experiment_id"]
+__all__ = ["EXPERIMENT", "connect", "experiment_id", "pyfunc"]
 
 EXPERIMENT: Final = "fraud"
 
@@ -38,6 +38,15 @@ def connect() -> Any:
             logging.getLogger(name).setLevel(level)
         _point_to(mlflow, here.tracking_uri)
         return mlflow.MlflowClient()
+
+
+def pyfunc() -> Any:
+    """MLflow's module of generic models; call ``connect`` first. Its import warns about its own types."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+        return mlflow.pyfunc
 
 
 def _point_to(mlflow: Any, uri: str) -> None:
