@@ -22,11 +22,11 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-# Write requirements.lock anew: versions and hashes, no addresses.
+# Write requirements.lock anew, for every platform and both Pythons: versions and hashes, no addresses.
 lock: $(VENV)/installed
-	$(BIN)/pip install --quiet "pip-tools>=7.6"
-	$(BIN)/pip-compile --quiet --extra dev --generate-hashes --allow-unsafe --strip-extras --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+	$(BIN)/pip install --quiet "uv>=0.9"
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --extra dev --generate-hashes \
+		--no-annotate --no-header --upgrade pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf build $(VENV)
