@@ -16,8 +16,10 @@ from monitoring.run import Model
 from monitoring.run import monitor as measure
 from pipelines import parity
 from pipelines.load_journal import load_journal
+from pipelines.model_runs import origin
 from pipelines.outcomes import latest, stamp
 from pipelines.progress import Progress, quiet
+from pipelines.train import known_until
 from training.bundle import Bundle
 from training.registry import MODEL_NAME, load_champion
 
@@ -55,7 +57,9 @@ def monitor(
     The service's recorded events are loaded into the lake first, so that their chargebacks count.
 
     Args:
-        as_of: labels and chargebacks count as known then (default: the clock's now).
+        as_of: labels and chargebacks count as known then (default: the moment after the last event that the
+        lake
+            knows, so that a replay of the past is judged as of its own time).
         maturity: age at which silence means genuine (default: that of the champion's training set).
         clock: names the report.
 
@@ -67,15 +71,16 @@ def monitor(
     now = clock()
     load_journal(here.journal, here.lake, progress=progress)
     bundle, version = load_champion()
+    made = origin(bundle, version)
     progress("monitor", 1, 3)
     decisions = collect(read_decisions(here.journal))
     progress("monitor", 2, 3)
     report = measure(
         decisions,
-        Model(MODEL_NAME, version, as_profile(_profile(bundle, version)), _reference(bundle)),
+        Model(MODEL_NAME, version, as_profile(_profile(bundle, version)), made.average_precision),
         here.lake,
-        as_of=as_of or now,
-        maturity=maturity or timedelta(microseconds=bundle.spec.training["maturity_us"]),
+        as_of=as_of or known_until(here.lake),
+        maturity=maturity or made.maturity,
         mismatches=_mismatches(here),
     )
     data, page = write(report, here.home / FOLDER, stamp(now))
@@ -91,11 +96,6 @@ def _profile(bundle: Bundle, version: str) -> Any:
             "compared with; train it again (fraud train)"
         )
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _reference(bundle: Bundle) -> float | None:
-    value = bundle.spec.training.get("average_precision")
-    return None if value is None else float(value)
 
 
 def _mismatches(here: Settings) -> int | None:

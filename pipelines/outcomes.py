@@ -1,11 +1,12 @@
 """Where verbs leave what they found, so that later ones and people can read it: ``FRAUD_HOME/<verb>/<time>.json``."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-__all__ = ["latest", "save", "stamp"]
+__all__ = ["every", "latest", "save", "stamp"]
 
 
 def stamp(now: datetime) -> str:
@@ -30,10 +31,17 @@ def latest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         ValueError: it is not JSON.
     """
     paths = sorted(folder.glob("*.json"))
-    if not paths:
-        return None
+    return (paths[-1], _read(paths[-1])) if paths else None
+
+
+def every(folder: Path) -> Iterator[dict[str, Any]]:
+    """All documents in ``folder``, the oldest first; raises as :func:`latest`."""
+    yield from map(_read, sorted(folder.glob("*.json")))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads(paths[-1].read_text(encoding="utf-8"))
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{paths[-1]}: not JSON ({error}); remove it, and run its verb again") from error
-    return paths[-1], document
+        raise ValueError(f"{path}: not JSON ({error}); remove it, and run its verb again") from error
+    return document
