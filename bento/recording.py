@@ -1,10 +1,13 @@
 """Events into the online state and the journal: each once, though the store fail or the sender repeat."""
 
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import redis
@@ -15,13 +18,19 @@ from bento.seen import DECISION, Entry, Seen, content_digest
 from feature_repo.journal import Journal
 from feature_repo.windows.recorder import EventRecorder
 
-__all__ = ["BACKLOG_LIMIT", "STORE_FAILURES", "Recorded", "Recording"]
+__all__ = ["BACKLOG_LIMIT", "PAUSE_S", "STORE_FAILURES", "Recorded", "Recording"]
 
 STORE_FAILURES = (redis.RedisError, OSError)
 """What the store raises when it does not answer; anything else is a fault of the event or of the code."""
 
 BACKLOG_LIMIT = 100_000
 """Scored events kept for a store that does not answer, about 100 MB; older ones reach the lake only."""
+
+PAUSE_S = 1.0
+"""For how long a store that did not answer is not asked again: each try holds up every request behind it."""
+
+# What one request may catch up on: some 20 ms of work.
+_DRAINED_AT_ONCE = 200
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = logging.getLogger(__name__)
@@ -45,10 +54,29 @@ class Recording:
         seen: Seen,
         metrics: Metrics,
         clock_us: Callable[[], int],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.journal, self.seen = journal, seen
         self._recorder, self._metrics, self._clock_us = recorder, metrics, clock_us
+        self._monotonic, self._ask_again_at = monotonic, 0.0
         self._backlog: deque[dict[str, Any]] = deque(maxlen=BACKLOG_LIMIT)
+
+    @contextmanager
+    def store(self) -> Iterator[None]:
+        """Wherever the store is asked: for a second after it did not answer, it is not asked.
+
+        Raises:
+            ConnectionError: it is not asked.
+        """
+        if self._monotonic() < self._ask_again_at:
+            raise ConnectionError(
+                "the online store did not answer a moment ago; it is not asked for a second"
+            )
+        try:
+            yield
+        except STORE_FAILURES:
+            self._ask_again_at = self._monotonic() + PAUSE_S
+            raise
 
     def find(self, key: str, digest: str, *kinds: str) -> dict[str, Entry]:
         """What is known of an id, of any of ``kinds``.
@@ -75,8 +103,8 @@ class Recording:
         kinds = (table, DECISION) if table == "transactions" else (table,)
         for entry in self.find(key, digest, *kinds).values():
             return Recorded(self.journal.read(entry.location)["created_timestamp_us"], repeated=True)
-        self.drain()
-        known_us = self._recorder.record(table, [event])[0]
+        with self.store():
+            known_us = self._recorder.record(table, [event])[0]
         location = self.journal.event(table, _known(event, known_us))
         self.seen.add(key, table, digest, location)
         self._metrics.recorded.labels(table).inc()
@@ -88,7 +116,8 @@ class Recording:
         An event that waits is known as of now by this process's clock, and in the state before any read.
         """
         try:
-            known_us = self._recorder.record("transactions", [event])[0]
+            with self.store():
+                known_us = self._recorder.record("transactions", [event])[0]
         except STORE_FAILURES as error:
             created = event["created_timestamp"]
             known_us = (
@@ -99,16 +128,22 @@ class Recording:
         self.journal.event("transactions", _known(event, known_us))
         return known_us
 
-    def drain(self) -> None:
-        """Record what waits for the store; call before a read, so that the read sees it.
+    def caught_up(self) -> bool:
+        """Whether the state holds every scored event; records some of those that waited for the store.
+
+        To be asked before a read: one that misses an event would answer with features that never were.
 
         Raises:
             RedisError, OSError: the store still does not answer.
         """
-        while self._backlog:
-            self._recorder.record("transactions", [self._backlog[0]])
+        if not self._backlog:
+            return True
+        waiting = list(islice(self._backlog, _DRAINED_AT_ONCE))
+        self._recorder.record("transactions", waiting)
+        for _ in waiting:
             self._backlog.popleft()
-            self._metrics.backlog.set(len(self._backlog))
+        self._metrics.backlog.set(len(self._backlog))
+        return not self._backlog
 
     def _keep(self, event: dict[str, Any], error: Exception) -> None:
         self._backlog.append(event)

@@ -58,6 +58,7 @@ class Scorer:
     ) -> None:
         self.champions = champions
         self._recording, self._metrics, self._clock_us = recording, metrics, clock_us
+        self._traceback_at = float("-inf")
 
     def score(self, transaction: Transaction, started_ns: int) -> Reply:
         """Decide, record and journal; a transaction that was decided before gets its first answer again.
@@ -100,8 +101,10 @@ class Scorer:
         if champion is None:
             return _Seen(None, known_us, {}, "no-model")
         try:
-            self._recording.drain()
-            read = champion.plan.read([transaction.entity_row()])
+            with self._recording.store():
+                if not self._recording.caught_up():
+                    return _Seen(None, known_us, {}, "store-catching-up")
+                read = champion.plan.read([transaction.entity_row()])
         except Exception as error:  # whatever it is, the payment must be decided: by the rules
             self._failed("features", transaction, error)
             return _Seen(None, known_us, {}, "features-unavailable")
@@ -123,12 +126,16 @@ class Scorer:
         return None, champion.bundle.decide_without_model(transaction.entity_row())
 
     def _failed(self, part: str, transaction: Transaction, error: Exception) -> None:
+        """Log a line each time, and the traceback once a second at most."""
         self._metrics.errors.labels(part).inc()
+        now = time.monotonic()
+        whole = now - self._traceback_at > 1.0
+        self._traceback_at = now if whole else self._traceback_at
         _log.error(
             "%s failed; the rules decide",
             part,
-            exc_info=error,
-            extra={"transaction_id": transaction.transaction_id},
+            exc_info=error if whole else None,
+            extra={"transaction_id": transaction.transaction_id, "error": repr(error)},
         )
 
 

@@ -15,6 +15,7 @@ from bento import online
 from bento.champion import Champions
 from bento.metrics import STAGES
 from bento.problem import Problem
+from bento.recording import PAUSE_S
 from bento.serving import MAX_BATCH, Serving
 from feature_repo.journal import read_decisions, read_events
 from feature_repo.settings import settings
@@ -325,24 +326,33 @@ def stopped_store(deployment):
     os.kill(pid, signal.SIGCONT)
 
 
-def test_rules_decide_when_the_store_hangs_and_the_event_is_recorded_when_it_answers(
+def test_rules_decide_when_the_store_hangs_and_the_events_are_recorded_when_it_answers(
     serving, deployment, stopped_store
 ):
-    request = fresh(customer_id="through the outage")
+    requests = [fresh(customer_id="through the outage") for _ in range(450)]
     began = time.monotonic()
-    answer = score(serving, request)
-    assert time.monotonic() - began < 10 * online.STORE_TIMEOUT_S
-    assert (answer["degraded"], answer["score"]) == ("features-unavailable", None)
-    assert answer["decision"] in ("approve", "review")
-    line = decision_of(deployment, request["transaction_id"])
+    answers = [score(serving, request) for request in requests]
+    # One try in a second is all that a hung store may cost: the payments behind it must not wait.
+    took = time.monotonic() - began
+    assert took < 2 + 3 * online.STORE_TIMEOUT_S * (1 + took / PAUSE_S)
+    assert {(answer["degraded"], answer["score"]) for answer in answers} == {("features-unavailable", None)}
+    assert {answer["decision"] for answer in answers} <= {"approve", "review"}
+    line = decision_of(deployment, requests[0]["transaction_id"])
     assert (line["features"], line["state_seen"]) == ({}, {})
     assert problem_of(serving, "chargeback", {**_whole_chargeback(), "transaction_id": "x1"}).status == 503
     stopped_store()
+    time.sleep(PAUSE_S)
     later = LATER[0]["created_timestamp"] + timedelta(seconds=1)
-    asked = fresh(customer_id="through the outage", event_timestamp=later, created_timestamp=later)
-    assert score(serving, asked)["degraded"] is None
-    assert decision_of(deployment, asked["transaction_id"])["features"]["customer_transactions_count_7d"] == 1
-    assert len(events_of(deployment, request["transaction_id"])) == 1
+    asked = [
+        fresh(customer_id="through the outage", event_timestamp=later, created_timestamp=later)
+        for _ in range(3)
+    ]
+    assert [score(serving, request)["degraded"] for request in asked] == ["store-catching-up"] * 2 + [None]
+    last = decision_of(deployment, asked[-1]["transaction_id"])
+    assert last["features"]["customer_transactions_count_7d"] == len(requests)
+    assert all(
+        len(events_of(deployment, r["transaction_id"])) == 1 for r in (requests[0], requests[-1], *asked)
+    )
 
 
 def _whole_chargeback():
