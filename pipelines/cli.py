@@ -22,8 +22,9 @@ class _Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError) as error:
-            if ctx.params.get("debug"):
+        except (ValueError, OSError, LookupError) as error:
+            # A missing key or index is a fault of the code; a plain LookupError names what is not there.
+            if ctx.params.get("debug") or isinstance(error, KeyError | IndexError):
                 raise
             Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/] {escape(str(error))}")
             raise typer.Exit(2) from None
@@ -75,6 +76,61 @@ def simulate(
     with shown(console) as progress:
         outcome = run(transactions, days, seed, start, settings().lake, out, progress)
     console.print(outcome, soft_wrap=True)
+
+
+@main.command()
+def parity(
+    feature_service: Annotated[str | None, typer.Option(help="Audit only decisions made with it.")] = None,
+) -> None:
+    """Recompute every journalled feature and score, and compare to the bit; exit code 1 if any differs."""
+    from pipelines.parity import parity as audit
+    from pipelines.progress import shown
+
+    with shown(console) as progress:
+        done = audit(feature_service=feature_service, progress=progress)
+    console.print(done.summary(), soft_wrap=True, markup=False)
+    raise typer.Exit(done.exit_code)
+
+
+@main.command()
+def monitor(
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="Labels count as known then (RFC 3339); default: after the newest event."),
+    ] = None,
+    maturity_days: Annotated[
+        float | None,
+        typer.Option(min=0, help="Silence of so many days means genuine; default: as in training."),
+    ] = None,
+) -> None:
+    """Measure drift, matured performance and health; leave a report and a verdict."""
+    from datetime import datetime, timedelta
+
+    from pipelines.monitor import monitor as measure
+    from pipelines.progress import shown
+
+    with shown(console) as progress:
+        done = measure(
+            as_of=None if as_of is None else datetime.fromisoformat(as_of),
+            maturity=None if maturity_days is None else timedelta(days=maturity_days),
+            progress=progress,
+        )
+    console.print(done.summary(), soft_wrap=True, markup=False)
+
+
+@main.command()
+def retrain(
+    force: Annotated[
+        bool, typer.Option("--force", help="Train and judge whatever the verdict says.")
+    ] = False,
+) -> None:
+    """Act on the last verdict: train a challenger, and let it replace the champion only if it is better."""
+    from pipelines.progress import shown
+    from pipelines.retrain import retrain as act
+
+    with shown(console) as progress:
+        done = act(force=force, progress=progress)
+    console.print(done.summary(), soft_wrap=True, markup=False)
 
 
 @mapping.command("show")
