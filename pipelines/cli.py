@@ -5,6 +5,7 @@ right (wrong input, a missing file) ends as one message and exit code 2, without
 VERB`` shows that too.
 """
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 __all__ = ["main"]
 
 console = Console()
+_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
 
 
 class _Verbs(TyperGroup):
@@ -131,6 +133,109 @@ def retrain(
     with shown(console) as progress:
         done = act(force=force, progress=progress)
     console.print(done.summary(), soft_wrap=True, markup=False)
+
+
+@main.command()
+def serve(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 3000,
+) -> None:
+    """Run the scoring service until it is interrupted."""
+    from feature_repo.settings import settings
+    from pipelines.serve import serve as run
+
+    raise typer.Exit(run(settings().home, host, port))
+
+
+@main.command()
+def replay(
+    start: Annotated[str, typer.Option(help="First day (UTC), or instant with its zone.")],
+    end: Annotated[str, typer.Option(help="The day or instant before which to stop.")],
+    url: Annotated[str | None, typer.Option(help="A running service; without it, one is started.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score so many transactions at most.")] = None,
+) -> None:
+    """Send a stretch of the lake through the service, in the order in which it became known."""
+    from pipelines.progress import shown
+    from pipelines.replay import run_replay
+
+    with shown(console) as progress:
+        report = run_replay(start, end, url, limit=limit, progress=progress)
+    console.print(report.summary())
+    raise typer.Exit(1 if report.errors else 0)
+
+
+@main.command()
+def train(
+    service: Annotated[str, typer.Option(help="The FeatureService to learn from.")] = "fraud_v1",
+    train_days: Annotated[int, typer.Option(min=1, help="Days of training before the maturity gap.")] = 28,
+    test_days: Annotated[int, typer.Option(min=1, help="Days of test after it.")] = 7,
+    maturity_days: Annotated[
+        int, typer.Option(min=0, help="Days of silence that make a transaction genuine.")
+    ] = 7,
+    challenger: Annotated[
+        bool, typer.Option("--challenger", help="Register as challenger, not champion.")
+    ] = False,
+) -> None:
+    """Fit a model beside its baselines, judge all on later rows, register it in MLflow."""
+    from datetime import timedelta
+
+    from pipelines.progress import shown
+    from pipelines.train import train_model
+
+    with shown(console) as progress:
+        result = train_model(
+            service,
+            maturity=timedelta(days=maturity_days),
+            train_days=train_days,
+            test_days=test_days,
+            champion=not challenger,
+            progress=progress,
+        )
+    role = "challenger" if challenger else "champion"
+    console.print(
+        f"version {result.version} is {role}: {result.test_rows:,} test rows, {result.test_frauds:,} frauds"
+    )
+    for name, report in result.reports.items():
+        evaluation = report.evaluation
+        console.print(
+            f"  {name}: average precision {evaluation.average_precision:.4f}, AUC ROC {evaluation.auc_roc:.4f}"
+        )
+
+
+@main.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="Transactions to run on; without them, simulated ones.")
+    ] = None,
+    mapping: Annotated[str, typer.Option(help="How their columns are to be read.")] = "handbook",
+    transactions: Annotated[int, typer.Option(min=50_000, help="How many to simulate.")] = 400_000,
+    replayed: Annotated[int, typer.Option(min=1, help="How many to send through the service.")] = 20_000,
+    folder: Annotated[Path, typer.Option(help="Where the demo's own deployment and demo.json go.")] = Path(
+        "build"
+    ),
+) -> None:
+    """Run the whole path, from raw transactions to a scored, audited and monitored decision."""
+    from pipelines.demo import DemoError, run_demo
+    from pipelines.demo_table import tables
+    from pipelines.progress import shown
+
+    try:
+        with shown(console) as progress:
+            document = run_demo(
+                folder,
+                data,
+                mapping,
+                transactions=transactions,
+                replayed=replayed,
+                progress=progress,
+                note=console.rule,
+            )
+    except DemoError as error:
+        console.print(f"[bold red]failed[/] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    for table in tables(document):
+        console.print(table)
+    console.print(f"written to {folder / 'demo.json'}")
 
 
 @mapping.command("show")

@@ -19,8 +19,9 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,8 +29,10 @@ import duckdb
 import numpy as np
 
 from feature_repo.lake import read_sql, snapshot
+from feature_repo.settings import settings
+from pipelines.serve import running_service
 
-__all__ = ["Progress", "ReplayReport", "replay"]
+__all__ = ["Progress", "ReplayReport", "replay", "run_replay"]
 
 Progress = Callable[[str, int, int], None]
 """``progress(step, done, total)``."""
@@ -66,6 +69,24 @@ class ReplayReport:
     degraded: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def summary(self) -> str:
+        """What happened, in a few lines."""
+        latency = "" if self.p50_ms is None else f", p50 {self.p50_ms:.2f} ms, p99 {self.p99_ms:.2f} ms"
+        decided = ", ".join(f"{count:,} {name}" for name, count in sorted(self.decisions.items()))
+        lines = [
+            f"{self.scored:,} transactions scored in {self.seconds:.1f} s{latency}",
+            f"decisions: {decided or 'none'}",
+            f"recorded: {self.chargebacks:,} chargebacks, {self.recorded:,} earlier transactions",
+        ]
+        if self.repeated:
+            lines.append(f"answered before: {self.repeated:,}")
+        lines += [
+            f"not decided by the model: {count:,} ({why})" for why, count in sorted(self.degraded.items())
+        ]
+        if self.errors:
+            lines += [f"errors: {self.errors:,}", *(f"  {example}" for example in self.examples)]
+        return "\n".join(lines)
 
 
 def replay(
@@ -117,6 +138,41 @@ def replay(
     if progress is not None:
         progress("replay", report.scored, total)
     return report
+
+
+def run_replay(
+    start: str,
+    end: str,
+    url: str | None = None,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> ReplayReport:
+    """``fraud replay``: a stretch of the lake through the service at ``url``, or through one of its own.
+
+    Args:
+        start: a UTC day, or an instant with its zone, as ISO 8601. end: likewise, exclusive.
+        url: a running service; None starts one for the replay.
+
+    Raises:
+        ValueError: a time cannot be read.
+        ServiceError: the service does not start.
+    """
+    stretch = (_instant(start), _instant(end))
+    here = settings()
+    with ExitStack() as stack:
+        base_url = url or stack.enter_context(running_service(here.home))
+        return replay(base_url, here.lake, *stretch, limit=limit, progress=progress)
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"time {text!r}: {error}; give a day such as 2025-03-01, or an instant") from error
+    if instant.tzinfo is None and len(text) > len("2025-03-01"):
+        raise ValueError(f"time {text!r}: it has no zone; add Z for UTC")
+    return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
 def _count_answer(report: ReplayReport, kind: str, status: int, answer: bytes, repeated: bool) -> None:
