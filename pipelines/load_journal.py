@@ -23,7 +23,7 @@ from feature_repo.lake import SCHEMAS
 from pipelines.lake_writer import append, lake_lock, lake_rows_sql
 from pipelines.progress import Progress, quiet
 
-__all__ = ["JournalLoad", "load_journal"]
+__all__ = ["JournalLoad", "count_lines", "load_journal"]
 
 BATCH = 50_000
 # What a second account of one event must agree on to be the same event.
@@ -60,15 +60,25 @@ def load_journal(journal: Path, lake: Path, *, progress: Progress = quiet, batch
     """
     report = JournalLoad()
     events = read_events(journal, on_damage=lambda path, line, what: _damage(report, path, line, what))
-    done = 0
+    done, total = 0, count_lines(journal, "events")
     for rows in _batches(map(row_of_event, events), batch):
         tables = {name: _to_arrow(name, [row for table, row in rows if table == name]) for name in SCHEMAS}
         with lake_lock(lake):
             for name, table in tables.items():
                 _load(report, lake, name, table)
         done += len(rows)
-        progress("load journal", done, 0)
+        progress("load journal", done, total)
     return report
+
+
+def count_lines(journal: Path, kind: str) -> int:
+    """Lines of the journal's files of a kind (``decisions``, ``events``): the total that progress counts to."""
+    count = 0
+    for path in journal.glob(f"{kind}-*.jsonl"):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                count += block.count(b"\n")
+    return count
 
 
 def _damage(report: JournalLoad, path: Path, line: int, what: str) -> None:

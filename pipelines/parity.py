@@ -8,7 +8,7 @@ from pathlib import Path
 from feature_repo.settings import settings
 from feature_repo.store import open_store
 from monitoring.parity import BundleLoader, ParityReport, audit
-from pipelines.load_journal import JournalLoad, load_journal
+from pipelines.load_journal import JournalLoad, count_lines, load_journal
 from pipelines.outcomes import save
 from pipelines.progress import Progress, quiet
 from training.bundle import Bundle
@@ -46,6 +46,8 @@ class ParityRun:
             f"recomputed {each.recomputed!r} ({each.reason})"
             for each in report.examples[:5]
         ]
+        if not report.decisions:
+            lines = ["no decision with features is in the journal: there is nothing to audit"]
         if report.without_features:
             lines.append(f"{report.without_features:,} decisions were taken without features")
         return "\n".join([*lines, f"written to {self.path}"])
@@ -70,12 +72,13 @@ def parity(
     """
     here = settings()
     loaded = load_journal(here.journal, here.lake, progress=progress)
+    total = count_lines(here.journal, "decisions")
     report = audit(
         open_store(),
         here.journal,
         feature_service=feature_service,
         bundle_loader=bundle_loader or registry_loader,
-        progress=progress,
+        progress=lambda step, done, _: progress(step, done, total),
     )
     path = save(
         here.home / FOLDER, clock(), {"loaded": asdict(loaded), **asdict(report), "holds": report.holds}
