@@ -27,7 +27,7 @@ _STOP_S = 15.0
 _LOG_TAIL_BYTES = 4000
 
 
-class ServiceError(RuntimeError):
+class ServiceError(ConnectionError):
     """The service did not come up; the message ends with what it logged last."""
 
 

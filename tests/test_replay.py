@@ -11,7 +11,7 @@ from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import embedded
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
-from pipelines.replay import replay
+from pipelines.replay import replay, run_replay
 from pipelines.serve import running_service
 from tests.deployments import END, LOADED_UNTIL, START, events, fill_lake, make_bundle
 from training.registry import load_version, promote, register
@@ -131,6 +131,19 @@ def test_the_audit_finds_no_difference_in_any_feature_or_score(replayed, deploym
 def test_a_stretch_needs_two_zoned_times_in_order(tmp_path, start, end):
     with pytest.raises(ValueError, match="two times with their zones"):
         replay("http://127.0.0.1:9", tmp_path, start, end)
+
+
+@pytest.mark.parametrize("text", ["2025-03-01T10:00:00", "tomorrow", ""])
+def test_times_on_the_command_line_are_days_or_zoned_instants(text):
+    with pytest.raises(ValueError, match=r"time '.*': .*; (give|add)"):
+        run_replay(text, "2025-03-02", "http://127.0.0.1:9")
+
+
+def test_a_report_sums_up_what_happened(replayed):
+    text = replayed[1].summary()
+    assert text.startswith(f"{len(IN_STRETCH):,} transactions scored in ")
+    assert "answered before: 100" in text
+    assert "errors" not in text
 
 
 def test_an_absent_lake_says_how_to_fill_it(tmp_path):
