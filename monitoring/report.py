@@ -120,7 +120,9 @@ def _chart_html(report: MonitorReport) -> str:
     _draw(figure, "early estimate", "#bf8700", [(p, p.early) for p in points if p.early])
     if report.reference is not None:
         text = f"when trained: {report.reference:.3f}"
-        figure.add_hline(y=report.reference, line_dash="dot", annotation_text=text)
+        figure.add_hline(
+            y=report.reference, line_dash="dot", annotation_text=text, annotation_position="top left"
+        )
     figure.update_layout(
         title="Average precision of served scores, with 95% intervals",
         yaxis={"range": [0, 1.02], "title": "average precision"},
@@ -130,7 +132,8 @@ def _chart_html(report: MonitorReport) -> str:
     )
     # A name of its own for the element: the default one is random, and the same report would differ each
     # time.
-    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id="average-precision"))
+    options = {"full_html": False, "include_plotlyjs": False, "div_id": "average-precision"}
+    return str(figure.to_html(**options, config={"displayModeBar": False, "responsive": True}))
 
 
 def _draw(figure: go.Figure, name: str, colour: str, points: Sequence[tuple[Point, Interval]]) -> None:
