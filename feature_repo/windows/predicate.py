@@ -6,6 +6,7 @@ writes in a declaration reaches the database as text. As in SQL, a comparison wi
 only where the whole expression is true.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import cached_property
@@ -38,7 +39,7 @@ class Predicate:
         self.text = text
         try:
             self._tree = sqlglot.parse_one(text, dialect="duckdb")
-        except sqlglot.errors.ParseError as error:
+        except sqlglot.errors.SqlglotError as error:
             raise ValueError(f"window.where {text!r}: not a SQL expression: {error}") from error
         self._test = _boolean(self._tree, text)
 
@@ -85,7 +86,7 @@ def _boolean(node: sql.Expr, text: str) -> Callable[[Mapping[str, Any]], Truth]:
     if isinstance(node, sql.Is) and isinstance(node.expression, sql.Null):
         operand = _value(node.this, text)
         return lambda event: operand(event) is None
-    if isinstance(node, sql.Between) and set(node.args) >= {"this", "low", "high"}:
+    if isinstance(node, sql.Between) and not node.args.get("symmetric"):
         return _between(node, text)
     if isinstance(node, sql.In) and node.expressions:
         return _membership(node, text)
@@ -133,9 +134,16 @@ def _comparison(
             raise TypeError(
                 f"window.where: cannot compare {a!r} with {b!r}; one is text and the other is not"
             )
+        if isinstance(a, float) or isinstance(b, float):
+            return compare(_rank(float(a)), _rank(float(b)))
         return compare(a, b)
 
     return test
+
+
+def _rank(real: float) -> tuple[bool, float]:
+    """As DuckDB orders doubles, to which it turns the number that a double is compared with: NaN is its own equal, and greatest."""
+    return (True, 0.0) if math.isnan(real) else (False, real)
 
 
 def _between(node: sql.Between, text: str) -> Callable[[Mapping[str, Any]], Truth]:
@@ -158,7 +166,7 @@ def _membership(node: sql.In, text: str) -> Callable[[Mapping[str, Any]], Truth]
 
 
 def _value(node: sql.Expr, text: str) -> Value:
-    """Compile a scalar node: a column, or a literal (whole numbers are int, others Decimal, as DuckDB types them)."""
+    """Compile a scalar node: a column, or a literal (typed as DuckDB does: 1 int, 1.5 Decimal, 1e3 float)."""
     if isinstance(node, sql.Paren):
         return _value(node.this, text)
     if isinstance(node, sql.Column) and not node.table:
@@ -169,12 +177,14 @@ def _value(node: sql.Expr, text: str) -> Value:
 
 
 def _constant(node: sql.Expr, text: str) -> Any:
-    if isinstance(node, sql.Neg):
+    if isinstance(node, sql.Neg) and isinstance(node.this, sql.Neg | sql.Literal) and not node.this.is_string:
         return -_constant(node.this, text)
     if isinstance(node, sql.Literal):
         if node.is_string:
             return node.name
-        return int(node.name) if node.is_int else Decimal(node.name)
+        if node.is_int:
+            return int(node.name)
+        return float(node.name) if "e" in node.name.lower() else Decimal(node.name)
     if isinstance(node, sql.Boolean):
         return bool(node.this)
     if isinstance(node, sql.Null):
