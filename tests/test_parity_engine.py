@@ -23,6 +23,7 @@ from feast import (
     RequestSource,
 )
 from feast.types import Int64, UnixTimestamp
+from feast.value_type import ValueType
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +71,10 @@ def build(folder, project, events):
             name="events", path=str(path), timestamp_field="time", created_timestamp_column="known"
         ),
     )
-    key, place = Entity(name="holder", join_keys=["key"]), Entity(name="place", join_keys=["place"])
+    key, place = (
+        Entity(name=name, join_keys=[column], value_type=ValueType.STRING)
+        for name, column in (("holder", "key"), ("place", "place"))
+    )
     every = {(name, COLUMNS[row.needs]): WINDOWS for name, row in FUNCTIONS.items()}
     common = {"source": source, "event_id": "id", "aggregates": every}
     everything = windowed_view("everything", prefix="all", entities=[key], **common)
@@ -179,7 +183,7 @@ def test_oracle_offline_online_and_plan_agree_to_the_bit(folder, data):
 
 
 def test_a_view_unknown_to_the_engine_is_refused_at_construction():
-    key = Entity(name="holder", join_keys=["key"])
+    key = Entity(name="holder", join_keys=["key"], value_type=ValueType.STRING)
     source = PushSource(
         name="s", batch_source=FileSource(name="events", path="x.parquet", timestamp_field="time")
     )

@@ -143,7 +143,7 @@ class HistoryLoad:
         """Each key with its records, in order; a key never spans two batches of the reader's making."""
         names = [quote(key) for key in self._spec.keys]
         query = f"{self._wanted()} ORDER BY {', '.join(names)}, __time, __id"
-        reader = self._connection.execute(query).to_arrow_reader(_BATCH_ROWS)
+        reader = self._connection.sql(query).to_arrow_reader(_BATCH_ROWS)
         key: tuple[str, ...] | None = None
         held: list[bytes] = []
         for batch in reader:

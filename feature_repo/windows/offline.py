@@ -156,7 +156,7 @@ def _time_sql(column: str) -> str:
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    return connection.execute(query).to_arrow_table()
+    return connection.sql(query).to_arrow_table()
 
 
 def _integers(column: pa.ChunkedArray) -> Integers:

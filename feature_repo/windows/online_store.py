@@ -17,6 +17,7 @@ from feast import Entity, FeatureView, RepoConfig, utils
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.types import Int64
+from feast.value_type import ValueType
 
 from feature_repo.settings import settings
 from feature_repo.windows.embedded import ensure_running
@@ -234,7 +235,7 @@ class WindowedOnlineStore(RedisOnlineStore):
 def _state_view(project: str, view: FeatureView) -> StateView:
     join_keys = {column.name: column.name for column in view.entity_columns}
     entities = [
-        Entity(name=name, join_keys=[key])
+        Entity(name=name, join_keys=[key], value_type=ValueType.STRING)
         for name, key in zip(view.entities, [c.name for c in view.entity_columns], strict=True)
     ]
     spec = view_spec(view, entities)

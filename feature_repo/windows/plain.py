@@ -32,7 +32,7 @@ def point_in_time_join(
         ).fetchall()
     )
     query = join_sql(view, source, types, join_keys, features, filter_by_created)
-    table = connection.execute(query).to_arrow_table()
+    table = connection.sql(query).to_arrow_table()
     return {name: table.column(name) for name in features}
 
 
