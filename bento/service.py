@@ -56,12 +56,12 @@ class FraudScorer:
     async def __is_ready__(self) -> bool:
         return self._serving.ready
 
-    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    @bentoml.on_shutdown
     def close(self) -> None:
         """Stop following the registry, and close the journal."""
         self._serving.close()
 
-    @bentoml.api(route="/v1/score_batch")  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/v1/score_batch")
     def score_batch(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Score up to 500 transactions as ``/v1/score`` would now; nothing is recorded or journalled."""
         try:

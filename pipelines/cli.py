@@ -5,7 +5,6 @@ right (wrong input, a missing file) ends as one message and exit code 2, without
 VERB`` shows that too.
 """
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,6 @@ from typer.core import TyperGroup
 __all__ = ["main"]
 
 console = Console()
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]
 
 
 class _Verbs(TyperGroup):

@@ -63,10 +63,9 @@ def _models(document: dict[str, Any]) -> Table:
 
 
 def _seconds(document: dict[str, Any]) -> Table:
-    table = Table(title="Seconds", title_justify="left")
-    for name in document["seconds"]:
-        table.add_column(name)
-    table.add_row(*(f"{value:.1f}" for value in document["seconds"].values()))
+    table = Table(title="Seconds", title_justify="left", show_header=False)
+    for name, value in document["seconds"].items():
+        table.add_row(name, f"{value:.1f}")
     return table
 
 

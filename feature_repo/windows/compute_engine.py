@@ -23,7 +23,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import expiry_s, loaded_key, retention_us, state_key, view_prefix
-from feature_repo.windows.offline import stored_sql
+from feature_repo.windows.offline import check_columns, stored_sql
 from feature_repo.windows.scripts import Call, script
 from feature_repo.windows.sources import quote, source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
@@ -92,6 +92,7 @@ class HistoryLoad:
                 f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
             ).fetchall()
         )
+        check_columns(spec, types)
         self._select = events_sql(spec, source, types, end)
 
     def refuse_a_gap(self) -> None:
@@ -163,7 +164,9 @@ def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> 
     known = f"epoch_us(CAST({quote(spec.created)} AS TIMESTAMPTZ))" if spec.created else time
     keys = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in spec.keys)
     present = "".join(f" AND {quote(key)} IS NOT NULL" for key in spec.keys)
-    stored = "".join(f", {stored_sql(c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns))
+    stored = "".join(
+        f", {stored_sql(spec.view, c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns)
+    )
     where = f" AND ({spec.where})" if spec.where else ""
     identity = f"md5_number_lower(CAST({quote(spec.event_id)} AS VARCHAR))"
     return (

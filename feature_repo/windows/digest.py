@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from feast import FeatureService, FeatureStore
+from feast.feature_view_projection import FeatureViewProjection
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from feature_repo.windows.spec import is_windowed, view_spec
@@ -25,19 +26,23 @@ def definitions_digest(store: FeatureStore, feature_service: str) -> str:
     service = store.get_feature_service(feature_service)
     parts: list[object] = [service_features(service)]
     for projection in service.feature_view_projections:
-        parts.append([projection.name_to_use(), _view_digest(store, projection.name)])
+        parts.append([projection.name_to_use(), _view_digest(store, projection)])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _view_digest(store: FeatureStore, name: str) -> object:
-    view = store.registry.get_any_feature_view(name, store.project, allow_cache=True)
+def _view_digest(store: FeatureStore, projection: FeatureViewProjection) -> object:
+    """What the projection's own features mean; others of the view may come and go."""
+    view = store.registry.get_any_feature_view(projection.name, store.project, allow_cache=True)
+    names = {field.name for field in projection.features}
     if isinstance(view, OnDemandFeatureView):
         transform = declared_transform(view)
-        inputs = sorted(view.source_feature_view_projections)
+        inputs = sorted(
+            view.source_feature_view_projections.values(), key=lambda source: source.name_to_use()
+        )
         return [
             transform.digest if transform else view.feature_transformation.udf_string,
             [_view_digest(store, i) for i in inputs],
         ]
     if is_windowed(view):
-        return view_spec(view, [store.get_entity(entity) for entity in view.entities]).digest
+        return view_spec(view, [store.get_entity(entity) for entity in view.entities]).only(names).digest
     return [field.name for field in view.features]

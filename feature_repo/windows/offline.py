@@ -45,11 +45,13 @@ def plan(
     Raises:
         ValueError: the source lacks a column, or has it in a type that cannot be added exactly.
     """
-    _check_columns(spec, types)
+    check_columns(spec, types)
     keys = ", ".join(f"CAST({quote(join_keys[k])} AS {types[k]}) AS {quote(k)}" for k in spec.keys)
     using = ", ".join(quote(k) for k in spec.keys)
     same = " AND ".join(f"CAST(a.{quote(join_keys[k])} AS {types[k]}) = k.{quote(k)}" for k in spec.keys)
-    stored = "".join(f", {stored_sql(c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns))
+    stored = "".join(
+        f", {stored_sql(spec.view, c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns)
+    )
     time = _time_sql(spec.timestamp)
     known = _time_sql(spec.created) if spec.created else time
     where = f" AND ({spec.where})" if spec.where else ""
@@ -98,7 +100,8 @@ def compute(
     events = _columns(connection, queries.events)
     if events["__known"].null_count:
         raise ValueError(
-            f"{spec.view}: column {spec.created!r} of {spec.source} is null in {events['__known'].null_count} events"
+            f"{spec.view}: column {spec.created!r} of {spec.source} is null in {events['__known'].null_count} events; "
+            "say when each became known, or name no created_timestamp_column"
         )
     out = np.empty((rows, len(spec.aggregates)), dtype=np.int64)
     _fill_rows_without_key(spec, out, asks)
@@ -121,7 +124,12 @@ def compute(
     return {a.name: _arrow(out[:, i], a.row.returns == Int64) for i, a in enumerate(spec.aggregates)}
 
 
-def _check_columns(spec: ViewSpec, types: dict[str, str]) -> None:
+def check_columns(spec: ViewSpec, types: dict[str, str]) -> None:
+    """Refuse a source that lacks a column of the view.
+
+    Raises:
+        ValueError: names the column, and those there are.
+    """
     named = [*spec.keys, spec.event_id, spec.timestamp, *(c.name for c in spec.columns)]
     named += [spec.created] if spec.created else []
     named += spec.predicate.columns if spec.predicate else []
@@ -132,8 +140,12 @@ def _check_columns(spec: ViewSpec, types: dict[str, str]) -> None:
             )
 
 
-def stored_sql(column: StoredColumn, duckdb_type: str) -> str:
-    """A stored column as BIGINT."""
+def stored_sql(view: str, column: StoredColumn, duckdb_type: str) -> str:
+    """A stored column as BIGINT.
+
+    Raises:
+        ValueError: a type that cannot be added exactly; the message names view, column and way out.
+    """
     name = quote(column.name)
     if column.kind == "code":
         return f"md5_number_lower(CAST({name} AS VARCHAR))"
@@ -144,10 +156,12 @@ def stored_sql(column: StoredColumn, duckdb_type: str) -> str:
         if places <= column.scale:
             return f"CAST(CAST({name} AS DECIMAL(38, {column.scale})) * {10**column.scale} AS BIGINT)"
         raise ValueError(
-            f"column {column.name!r} is {duckdb_type} and its scale {column.scale}; declare window.scale of {places} or more"
+            f"{view}: column {column.name!r} is {duckdb_type} and its scale {column.scale}; "
+            f"declare window.scale of {places} or more"
         )
     raise ValueError(
-        f"column {column.name!r} is {duckdb_type}; windows add integers: store cents, or a decimal and declare its scale"
+        f"{view}: column {column.name!r} is {duckdb_type}; "
+        "windows add integers: store cents, or a decimal and declare its scale"
     )
 
 

@@ -142,7 +142,7 @@ def _comparison(
 
 
 def _rank(real: float) -> tuple[bool, float]:
-    """As DuckDB orders doubles, to which it turns the number that a double is compared with: NaN is its own equal, and greatest."""
+    """As DuckDB orders doubles, to which it turns whatever a double is compared with: NaN equals itself and is greatest."""
     return (True, 0.0) if math.isnan(real) else (False, real)
 
 

@@ -6,6 +6,7 @@ look at Feast objects again, so a view means the same wherever it is computed.
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
 from datetime import timedelta
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from feature_repo.windows.durations import microseconds, parse_duration
 from feature_repo.windows.functions import FUNCTIONS, Function
 from feature_repo.windows.predicate import Predicate
+
+# Windowed views are what Feast calls experimental, and what this project makes work; it need not say so at each load.
+warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
 
 WHERE_TAG, DELAY_TAG, EVENT_ID_TAG, SCALE_TAG = (
     "window.where",
@@ -194,7 +198,11 @@ def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
     if not view.timestamp_field:
         raise ValueError(f"{view.name}: no timestamp_field; name the source's event-time column")
     join_keys = {entity.name: entity.join_key for entity in entities}
-    predicate = Predicate(view.tags[WHERE_TAG]) if view.tags.get(WHERE_TAG) else None
+    try:
+        where = Predicate(view.tags[WHERE_TAG]).sql if view.tags.get(WHERE_TAG) else ""
+        delay = parse_duration(view.tags.get(DELAY_TAG, "0s"))
+    except ValueError as error:
+        raise ValueError(f"{view.name}: {error}") from error
     spec = ViewSpec(
         view=view.name,
         source=source.name,
@@ -202,13 +210,25 @@ def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
         event_id=view.tags.get(EVENT_ID_TAG, ""),
         timestamp=view.timestamp_field,
         created=source.created_timestamp_column or "",
-        where=predicate.sql if predicate else "",
-        delay_us=microseconds(parse_duration(view.tags.get(DELAY_TAG, "0s"))),
+        where=where,
+        delay_us=microseconds(delay),
         aggregates=tuple(_aggregate(view.name, a) for a in view.aggregations),
-        scales=tuple(sorted((str(c), int(s)) for c, s in json.loads(view.tags.get(SCALE_TAG, "{}")).items())),
+        scales=_scales(view.name, view.tags.get(SCALE_TAG, "{}")),
     )
     _check(spec)
     return spec
+
+
+def _scales(view: str, text: str) -> tuple[tuple[str, int], ...]:
+    try:
+        scales = json.loads(text)
+    except json.JSONDecodeError:
+        scales = None
+    if not isinstance(scales, dict) or not all(type(s) is int and 0 <= s <= 18 for s in scales.values()):
+        raise ValueError(
+            f'{view}: {SCALE_TAG} {text!r}: not decimal places, 0 to 18, by column; write {{"amount": 2}}'
+        )
+    return tuple(sorted(scales.items()))
 
 
 def _aggregate(view: str, declared: object) -> Aggregate:
@@ -221,7 +241,7 @@ def _aggregate(view: str, declared: object) -> Aggregate:
         raise ValueError(f"{where}: time_window is {window}; give a positive timedelta")
     column = getattr(declared, "column", "")
     if (FUNCTIONS[function].needs != "events") and not column:
-        raise ValueError(f"{where}: {function} needs a column")
+        raise ValueError(f"{where}: {function} needs a column; name one")
     name = getattr(declared, "name", "") or f"{function}_{column}_{int(window.total_seconds())}s"
     return Aggregate(
         name, function, column if FUNCTIONS[function].needs != "events" else "", microseconds(window)
@@ -233,6 +253,13 @@ def _check(spec: ViewSpec) -> None:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"{spec.view}: aggregations {doubled} are declared twice; remove one of each")
+    numbers = {column.name for column in spec.columns if column.kind == "number"}
+    for column, places in spec.scales:
+        if column not in numbers:
+            raise ValueError(
+                f"{spec.view}: {SCALE_TAG} of {places} for column {column!r}, of which no number is aggregated; "
+                f"there are {', '.join(sorted(numbers)) or 'none'}"
+            )
     if not spec.keys:
         raise ValueError(f"{spec.view}: no entity; windows are kept by key, so name at least one entity")
     if not spec.event_id:

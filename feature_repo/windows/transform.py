@@ -9,8 +9,10 @@ no copy of the formula.
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ import pyarrow as pa
 from feast import Field, OnDemandFeatureView, RequestSource
 from feast.types import Float64
 from numpy.typing import NDArray
+
+# Feast warns that on-demand views do not scale offline; these are vectorised, and do.
+warnings.filterwarnings("ignore", message="On demand feature view is an experimental", category=RuntimeWarning)
 
 PATH_TAG = "transform.path"
 TIME = "event_timestamp"
@@ -42,9 +47,9 @@ class Transform:
 
     @property
     def digest(self) -> str:
-        """Names the formula: its declaration and its source text. 64 hex digits."""
-        text = repr((self.path, self.inputs, self.outputs)) + inspect.getsource(self.function)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Names the formula: its declaration, its source text, and that of everything of this project it uses. 64 hex digits."""
+        parts = [self.path, self.inputs, self.outputs, inspect.getsource(self.function)]
+        return hashlib.sha256(repr([*parts, sorted(_used(self.function).items())]).encode()).hexdigest()
 
     def __call__(self, columns: Mapping[str, Reals]) -> dict[str, Reals]:
         """Apply to float64 arrays.
@@ -111,6 +116,32 @@ def transform(
         )
 
     return wrap
+
+
+def _used(function: Callable[..., Any]) -> dict[str, str]:
+    """Functions of the same package and constants that a function uses, and those that they use: text by name."""
+    package = function.__module__.partition(".")[0]
+    used: dict[str, str] = {}
+    waiting = [function]
+    while waiting:
+        user = waiting.pop()
+        for name in _names(user.__code__):
+            value = user.__globals__.get(name)
+            if name in used or name not in user.__globals__:
+                continue
+            if inspect.isfunction(value) and value.__module__.partition(".")[0] == package:
+                used[name] = inspect.getsource(value)
+                waiting.append(value)
+            elif isinstance(value, int | float | str | tuple):
+                used[name] = repr(value)
+    return used
+
+
+def _names(body: CodeType) -> Iterator[str]:
+    yield from body.co_names
+    for constant in body.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 def resolve(path: str) -> Transform:

@@ -22,7 +22,7 @@ def aggregate(prefix: str, source: str, function: str, column: str, window: str)
         ValueError: the window is no duration, or the function is not known.
     """
     if function not in FUNCTIONS:
-        raise ValueError(f"{prefix}: function {function!r} is not known; use one of {', '.join(FUNCTIONS)}")
+        raise ValueError(f"function {function!r} is not known; use one of {', '.join(FUNCTIONS)}")
     length = parse_duration(window)
     needs_column = FUNCTIONS[function].needs != "events"
     subject = column if needs_column else source
@@ -66,15 +66,19 @@ def windowed_view(
         ValueError: the engine cannot compute the view exactly; the message says what and why.
     """
     batch = source.batch_source
-    outputs = [
-        aggregate(prefix, batch.name, function, column, window)
-        for (function, column), windows in aggregates.items()
-        for window in windows
-    ]
+    try:
+        outputs = [
+            aggregate(prefix, batch.name, function, column, window)
+            for (function, column), windows in aggregates.items()
+            for window in windows
+        ]
+        delayed = microseconds(parse_duration(delay)) > 0
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     tags = {EVENT_ID_TAG: event_id}
     if where:
         tags[WHERE_TAG] = where
-    if microseconds(parse_duration(delay)):
+    if delayed:
         tags[DELAY_TAG] = delay
     if scale:
         tags[SCALE_TAG] = json.dumps(dict(scale), sort_keys=True)
