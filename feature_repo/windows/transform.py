@@ -23,7 +23,9 @@ from feast.types import Float64
 from numpy.typing import NDArray
 
 # Feast warns that on-demand views do not scale offline; these are vectorised, and do.
-warnings.filterwarnings("ignore", message="On demand feature view is an experimental", category=RuntimeWarning)
+warnings.filterwarnings(
+    "ignore", message="On demand feature view is an experimental", category=RuntimeWarning
+)
 
 PATH_TAG = "transform.path"
 TIME = "event_timestamp"
