@@ -45,4 +45,12 @@ def _view_digest(store: FeatureStore, projection: FeatureViewProjection) -> obje
         ]
     if is_windowed(view):
         return view_spec(view, [store.get_entity(entity) for entity in view.entities]).only(names).digest
-    return [field.name for field in view.features]
+    source = view.batch_source
+    rule = [
+        source.name,
+        source.timestamp_field,
+        source.created_timestamp_column,
+        str(view.ttl),
+        view.join_keys,
+    ]
+    return [rule, [[field.name, str(field.dtype)] for field in view.features if field.name in names]]

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 from feast import Entity, FeatureView, StreamFeatureView
+from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.infra.offline_stores.file_source import FileSource
 from feast.types import Int64
 from numpy.typing import NDArray
@@ -206,7 +207,7 @@ def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
     spec = ViewSpec(
         view=view.name,
         source=source.name,
-        keys=tuple(join_keys[name] for name in view.entities),
+        keys=tuple(join_keys[name] for name in view.entities if name != DUMMY_ENTITY_NAME),
         event_id=view.tags.get(EVENT_ID_TAG, ""),
         timestamp=view.timestamp_field,
         created=source.created_timestamp_column or "",
