@@ -76,6 +76,14 @@ def test_a_model_with_categories_is_refused_for_export():
         onnx_model(model)
 
 
+def test_trees_that_are_a_lone_leaf_keep_their_place_in_the_sum(tmp_path):
+    model = CatBoostModel({**SMALL, "iterations": 100, "rsm": 0.2}, threads=1).fit(*drawn())
+    assert any(not tree["splits"] for tree in model_json(model)["oblivious_trees"])
+    export_onnx(model.classifier, tmp_path / "m.onnx")
+    values, _ = drawn(seed=2)
+    assert np.array_equal(graph_margin(tmp_path / "m.onnx", values), model.margin(values))
+
+
 def test_a_tree_without_splits_adds_its_only_leaf(fitted, tmp_path):
     trees = model_json(fitted)
     trees["oblivious_trees"].append({"splits": None, "leaf_values": [0.25]})

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_repo.lake import Snapshot, read_sql
+from feature_repo.lake import Snapshot
 from feature_repo.reason_codes import FRAUD_REASON_CODES
 from training.instants import duration_us, instant_us
 
@@ -50,7 +50,7 @@ def fraud_reports_sql(chargebacks: Snapshot, *, as_of_us: int) -> str:
     codes = ", ".join(f"'{code}'" for code in FRAUD_REASON_CODES)
     return (
         "SELECT transaction_id, min(epoch_us(created_timestamp)) AS reported_us "
-        f"FROM {read_sql(chargebacks.files)} "
+        f"FROM {chargebacks.sql} "
         f"WHERE reason_code IN ({codes}) AND epoch_us(created_timestamp) < {as_of_us} "
         "GROUP BY transaction_id"
     )
@@ -89,7 +89,7 @@ def labels_sql(
         f"CAST(CASE WHEN f.reported_us IS NOT NULL THEN 1 WHEN {genuine} THEN 0 END AS TINYINT) AS label, "
         f"CASE WHEN f.reported_us IS NOT NULL THEN f.reported_us "
         f"WHEN {genuine} THEN epoch_us(t.event_timestamp) + {maturity_us} END AS label_known_us "
-        f"FROM {read_sql(transactions.files)} t "
+        f"FROM {transactions.sql} t "
         f"LEFT JOIN ({fraud_reports_sql(chargebacks, as_of_us=as_of_us)}) f USING (transaction_id) "
         # event_day prunes partitions; the microseconds decide.
         f"WHERE t.event_day BETWEEN make_timestamp({start_us})::DATE AND make_timestamp({end_us})::DATE "

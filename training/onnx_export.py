@@ -86,13 +86,14 @@ class _Nodes:
 def _graph(trees: dict[str, Any], width: int) -> onnx.ModelProto:
     scale, (bias,) = trees["scale_and_bias"]
     nodes = _Nodes()
+    if not any(tree["splits"] for tree in trees["oblivious_trees"]):
+        raise ValueError("onnx: the model has no split at all: its features say nothing about the label")
     for tree in trees["oblivious_trees"]:
         if tree["splits"]:
             nodes.add(tree["splits"], tree["leaf_values"], scale)
         else:
-            bias += tree["leaf_values"][0] * scale
-    if not nodes.roots:
-        raise ValueError("onnx: the model has no split at all: its features say nothing about the label")
+            # A lone leaf keeps its place in the sum, as the leaf on both sides of a split.
+            nodes.add([{"float_feature_index": 0, "border": 0.0}], tree["leaf_values"] * 2, scale)
     ensemble = helper.make_node(
         "TreeEnsemble",
         ["features"],
