@@ -21,6 +21,7 @@ class Kind:
 KINDS = {
     "body-too-large": Kind(413, "The body is too large"),
     "conflict": Kind(409, "The id is taken by different content"),
+    "history-dropped": Kind(422, "The state no longer reaches back so far"),
     "in-the-future": Kind(422, "The time lies in the future"),
     "internal-error": Kind(500, "The service has failed"),
     "invalid-json": Kind(400, "The body is not a JSON object"),

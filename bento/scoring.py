@@ -107,7 +107,9 @@ class Scorer:
                 read = champion.plan.read([transaction.entity_row()])
         except Exception as error:  # whatever it is, the payment must be decided: by the rules
             self._failed("features", transaction, error)
-            return _Seen(None, known_us, {}, "features-unavailable")
+            # The plan says so of an instant whose windows reach back to events that the state has dropped.
+            dropped = type(error) is LookupError
+            return _Seen(None, known_us, {}, "history-dropped" if dropped else "features-unavailable")
         state_seen = {view: int(count[0]) for view, count in read.state_seen.items()}
         return _Seen(read.values, int(read.known_as_of_us[0]), state_seen)
 

@@ -155,7 +155,12 @@ class Serving:
             transaction_from(parse_json(json.dumps(given).encode()), now, f"transactions[{index}].")
             for index, given in enumerate(transactions)
         ]
-        return _what_if(champion, parsed)
+        try:
+            return _what_if(champion, parsed)
+        except STORE_FAILURES as error:
+            raise problem("unavailable", None, "the store does not answer; ask again in a moment") from error
+        except LookupError as error:
+            raise problem("history-dropped", None, str(error)) from error
 
     def _with_transaction(self, chargeback: Chargeback) -> dict[str, Any]:
         event = chargeback.event()

@@ -427,6 +427,16 @@ def test_a_batch_asks_and_leaves_no_trace(serving, deployment):
     assert score(serving, asked[0])["score"] == answers[0]["score"]
 
 
+def test_an_instant_before_the_state_s_history_is_left_to_the_rules(serving, deployment):
+    early = min(TRANSACTIONS, key=lambda row: row["event_timestamp"])
+    request = fresh(early)
+    assert score(serving, request)["degraded"] == "history-dropped"
+    assert decision_of(deployment, request["transaction_id"])["features"] == {}
+    with pytest.raises(Problem) as raised:
+        serving.score_batch([request])
+    assert (raised.value.kind, raised.value.status) == ("history-dropped", 422)
+
+
 def test_a_batch_names_the_row_and_field_that_is_wrong(serving):
     with pytest.raises(Problem) as raised:
         serving.score_batch([fresh(), fresh(amount="-1")])
