@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.lake import Snapshot
 from tests.training_events import DAY, START, chargeback, snapshots, transaction, write_lake
 from training.instants import instant_us
 from training.labels import UNLABELLED, as_known_at, labels
@@ -102,9 +101,10 @@ def test_an_empty_range_is_refused(tmp_path):
         labels(*snapshots(tmp_path), START, START, as_of=START, maturity=MATURITY)
 
 
-def test_an_empty_table_of_transactions_is_refused():
+def test_an_empty_table_of_transactions_is_refused(tmp_path):
+    write_lake(tmp_path, [], [])
     with pytest.raises(ValueError, match="the table of transactions is empty"):
-        labels(Snapshot(0, ()), Snapshot(0, ()), START, START + DAY, as_of=START, maturity=MATURITY)
+        labels(*snapshots(tmp_path), START, START + DAY, as_of=START, maturity=MATURITY)
 
 
 HOURS = st.integers(0, 24 * 12).map(lambda hours: timedelta(hours=hours))

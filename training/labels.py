@@ -45,8 +45,6 @@ def fraud_reports_sql(chargebacks: Snapshot, *, as_of_us: int) -> str:
     """SQL of one row a transaction: ``transaction_id``, ``reported_us`` (its first fraud report before
     ``as_of_us``).
     """
-    if not chargebacks.files:
-        return "SELECT NULL::VARCHAR AS transaction_id, NULL::BIGINT AS reported_us WHERE false"
     codes = ", ".join(f"'{code}'" for code in FRAUD_REASON_CODES)
     return (
         "SELECT transaction_id, min(epoch_us(created_timestamp)) AS reported_us "
