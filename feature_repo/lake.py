@@ -4,6 +4,7 @@ Every table is partitioned by ``event_day`` (the UTC day of ``event_timestamp``,
 Parquet files of one Delta version and hand them to DuckDB, which reads them at its own Parquet speed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,14 +50,19 @@ CHARGEBACKS = pa.schema(
 
 SCHEMAS = {"transactions": TRANSACTIONS, "chargebacks": CHARGEBACKS}
 
-# Delta's primitive types of partition columns, whose values stand in file paths as text.
+# DuckDB's names of Delta's primitive types; decimals carry their digits along.
 _DUCKDB_TYPES = {
     "boolean": "BOOLEAN",
-    "date": "DATE",
+    "byte": "TINYINT",
+    "short": "SMALLINT",
     "integer": "INTEGER",
     "long": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "date": "DATE",
     "string": "VARCHAR",
     "timestamp": "TIMESTAMPTZ",
+    "timestamp_ntz": "TIMESTAMP",
 }
 
 
@@ -67,12 +73,22 @@ class Snapshot:
     Attributes:
         version: its number.
         files: the Parquet files that hold its rows, as absolute paths.
-        partitions: the columns it is partitioned by, as ``name TYPE`` in DuckDB's types.
+        columns: name and DuckDB type of each column; empty where the type is not primitive.
+        partitions: names of the columns that stand in the files' paths.
     """
 
     version: int
     files: tuple[str, ...]
-    partitions: tuple[str, ...] = ()
+    columns: tuple[tuple[str, str], ...]
+    partitions: tuple[str, ...]
+
+    @property
+    def sql(self) -> str:
+        """A DuckDB table expression of its rows; of its columns and no rows where it has no files."""
+        if not self.files:
+            return no_rows_sql(self.columns)
+        types = dict(self.columns)
+        return parquet_sql(self.files, {name: types[name] for name in self.partitions})
 
 
 def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
@@ -88,20 +104,42 @@ def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
             f"no Delta table at {path}: load events first (fraud ingest, or fraud simulate), "
             "or set FRAUD_HOME to where they are"
         ) from error
-    types = {field.name: str(getattr(field.type, "type", "")) for field in table.schema().fields}
-    partitions = tuple(f"{name} {_DUCKDB_TYPES[types[name]]}" for name in table.metadata().partition_columns)
-    return Snapshot(table.version(), tuple(table.file_uris()), partitions)
+    columns = tuple(
+        (field.name, _duckdb_type(getattr(field.type, "type", ""))) for field in table.schema().fields
+    )
+    return Snapshot(
+        table.version(), tuple(table.file_uris()), columns, tuple(table.metadata().partition_columns)
+    )
 
 
-def read_sql(files: tuple[str, ...], partitions: tuple[str, ...] = ("event_day DATE",)) -> str:
-    """A DuckDB table expression over the Parquet files of a snapshot.
+def _duckdb_type(delta: str) -> str:
+    return delta.upper() if delta.startswith("decimal") else _DUCKDB_TYPES.get(delta, "")
+
+
+def no_rows_sql(columns: tuple[tuple[str, str], ...]) -> str:
+    """A DuckDB table expression of columns without rows; ``columns`` are names and DuckDB types."""
+    nulls = ", ".join(f"CAST(NULL AS {kind or 'VARCHAR'}) AS {quote(name)}" for name, kind in columns)
+    return f"(SELECT {nulls} WHERE false)"
+
+
+def parquet_sql(files: tuple[str, ...], partitions: Mapping[str, str] | None = None) -> str:
+    """A DuckDB table expression over Parquet files.
 
     Args:
         files: at least one.
-        partitions: columns that stand in the files' paths, each with its DuckDB type; the lake's own by default.
+        partitions: columns that stand in the files' paths, each with its DuckDB type.
     """
-    names = ", ".join("'" + name.replace("'", "''") + "'" for name in files)
+    names = ", ".join(_literal(name) for name in files)
     if not partitions:
         return f"read_parquet([{names}], hive_partitioning=false)"
-    types = ", ".join("'{}': {}".format(*column.rsplit(" ", 1)) for column in partitions)
+    types = ", ".join(f"{_literal(name)}: {kind}" for name, kind in partitions.items())
     return f"read_parquet([{names}], hive_partitioning=true, hive_types={{{types}}})"
+
+
+def quote(name: str) -> str:
+    """A name as a SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

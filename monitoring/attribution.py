@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_repo.windows.sources import quote
+from feature_repo.lake import quote
 from monitoring.decisions import Decisions
 from monitoring.recompute import Service, WindowedView, consistent, same_bits
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_repo.lake import Snapshot, read_sql
+from feature_repo.lake import Snapshot
 from feature_repo.reason_codes import FRAUD_REASON_CODES
 from monitoring import ranking
 from monitoring.decisions import Decisions
@@ -138,7 +138,7 @@ def reporting_delays(chargebacks: Snapshot, *, as_of: datetime, maturity: timede
     codes = ", ".join(f"'{code}'" for code in FRAUD_REASON_CODES)
     table = run(
         "SELECT min(epoch_us(created_timestamp) - epoch_us(event_timestamp)) AS delay_us "
-        f"FROM {read_sql(chargebacks.files)} WHERE reason_code IN ({codes}) "
+        f"FROM {chargebacks.sql} WHERE reason_code IN ({codes}) "
         f"AND epoch_us(event_timestamp) + {maturity_us} < {as_of_us} "
         f"AND epoch_us(created_timestamp) - epoch_us(event_timestamp) <= {maturity_us} "
         "GROUP BY transaction_id ORDER BY 1"

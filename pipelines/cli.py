@@ -206,7 +206,7 @@ def demo(
         Path | None, typer.Option(help="Transactions to run on; without them, simulated ones.")
     ] = None,
     mapping: Annotated[str, typer.Option(help="How their columns are to be read.")] = "handbook",
-    transactions: Annotated[int, typer.Option(min=50_000, help="How many to simulate.")] = 400_000,
+    transactions: Annotated[int, typer.Option(min=100_000, help="How many to simulate.")] = 450_000,
     replayed: Annotated[int, typer.Option(min=1, help="How many to send through the service.")] = 20_000,
     folder: Annotated[Path, typer.Option(help="Where the demo's own deployment and demo.json go.")] = Path(
         "build"

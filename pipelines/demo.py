@@ -23,10 +23,11 @@ from pipelines.progress import Progress, quiet
 __all__ = ["DemoError", "run_demo"]
 
 MARKER = ".fraud-demo"
-MATURITY = timedelta(days=7)
+HANDBOOK_MATURITY = timedelta(days=7)  # the delay of its protocol
+SIMULATED_MATURITY = timedelta(days=30)  # by then nine in ten simulated frauds are reported
 # The stretch replayed begins so long before the last transaction: its labels mature while there is still newer data.
 REPLAY_BEFORE_END = timedelta(days=12)
-SIMULATED_TRANSACTIONS, SIMULATED_DAYS, SIMULATED_SEED, SIMULATED_START = 400_000, 100, 7, date(2025, 1, 1)
+SIMULATED_TRANSACTIONS, SIMULATED_DAYS, SIMULATED_SEED, SIMULATED_START = 450_000, 150, 7, date(2025, 1, 1)
 REPLAYED = 20_000
 
 
@@ -99,6 +100,7 @@ def _steps(
     from pipelines.train import train_model
 
     lake = settings().lake
+    maturity = SIMULATED_MATURITY if data is None else HANDBOOK_MATURITY
     note("Events in: " + (str(data) if data else f"{transactions:,} simulated transactions"))
     with run.step("ingest"):
         rows = _load(lake, data, mapping, transactions, run.progress)
@@ -110,10 +112,10 @@ def _steps(
     if data is not None and is_handbook(mapping, lake):
         note("The published protocol: baselines and CatBoost on the Handbook's weeks")
         with run.step("protocol"):
-            protocol = published_protocol(lake, MATURITY, run.progress)
+            protocol = published_protocol(lake, maturity, run.progress)
     note(f"Training: the model, as known on {start:%Y-%m-%d}, beside its baselines; MLflow")
     with run.step("train"):
-        trained = train_model(as_of=start, maturity=MATURITY, progress=run.progress)
+        trained = train_model(as_of=start, maturity=maturity, progress=run.progress)
     note(f"feast materialize: the state of every window up to {start:%Y-%m-%d}")
     with run.step("materialize"):
         _materialize(start)
@@ -250,16 +252,10 @@ def _apply() -> int:
 
 def _stretch(lake: Path) -> tuple[datetime, datetime]:
     """Where the replay begins, at a UTC midnight, and the end of the data."""
-    import duckdb
+    from pipelines.train import bounds
+    from training.instants import from_us
 
-    from feature_repo.lake import read_sql, snapshot
-
-    files = snapshot(lake / "transactions").files
-    with duckdb.connect() as connection:
-        ((last,),) = connection.execute(
-            f"SELECT epoch_us(max(event_timestamp)) FROM {read_sql(files)}"
-        ).fetchall()
-    end = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(last) + 1)
+    end = from_us(bounds(lake, "transactions", "event_timestamp")[1] + 1)
     return (end - REPLAY_BEFORE_END).replace(hour=0, minute=0, second=0, microsecond=0), end
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from feature_repo.lake import SCHEMAS, read_sql, snapshot
+from feature_repo.lake import SCHEMAS, no_rows_sql, snapshot
 
 __all__ = ["append", "lake_lock", "lake_rows_sql", "version_of"]
 
@@ -40,15 +40,11 @@ def version_of(lake: Path, table: str) -> int | None:
 
 def lake_rows_sql(lake: Path, table: str) -> str:
     """A DuckDB table expression over the table's newest version; of no rows if there is none."""
-    files = snapshot(lake / table).files if version_of(lake, table) is not None else ()
-    return read_sql(files) if files else f"(SELECT {_no_columns(table)} WHERE false)"
-
-
-def _no_columns(table: str) -> str:
+    if version_of(lake, table) is not None:
+        return snapshot(lake / table).sql
     kinds = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date32[day]": "DATE"}
-    return ", ".join(
-        f"CAST(NULL AS {kinds.get(str(field.type), _other_type(field.type))}) AS {field.name}"
-        for field in SCHEMAS[table]
+    return no_rows_sql(
+        tuple((field.name, kinds.get(str(field.type)) or _other_type(field.type)) for field in SCHEMAS[table])
     )
 
 

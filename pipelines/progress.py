@@ -31,7 +31,7 @@ def shown(console: Console) -> Iterator[Progress]:
 
         def progress(step: str, done: int, total: int) -> None:
             if step not in tasks:
-                tasks[step] = bars.add_task(step)
+                tasks[step] = bars.add_task(step, total=None)
             bars.update(tasks[step], completed=done, total=total or None)
 
         yield progress

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import duckdb
 import numpy as np
 
-from feature_repo.lake import read_sql, snapshot
+from feature_repo.lake import snapshot
 from feature_repo.settings import settings
 from pipelines.serve import running_service
 
@@ -197,7 +197,7 @@ def _open_events(database: duckdb.DuckDBPyConnection, lake: Path, start: datetim
     """Make the view ``events`` of the stretch, in no order; returns how many of them are to be scored."""
     database.execute("SET TimeZone = 'UTC'")
     first, last = (f"'{instant.isoformat()}'::TIMESTAMPTZ" for instant in (start, end - _MICROSECOND))
-    transactions = read_sql(snapshot(lake / "transactions").files)
+    transactions = snapshot(lake / "transactions").sql
     views = [
         f"""
         SELECT CASE WHEN event_timestamp >= {first} THEN 'score' ELSE 'record' END AS kind,
@@ -210,7 +210,7 @@ def _open_events(database: duckdb.DuckDBPyConnection, lake: Path, start: datetim
            OR (event_timestamp < {first} AND created_timestamp BETWEEN {first} AND {last})"""
     ]
     if (lake / "chargebacks").exists():
-        chargebacks = read_sql(snapshot(lake / "chargebacks").files)
+        chargebacks = snapshot(lake / "chargebacks").sql
         views.append(
             f"""
         SELECT 'chargeback' AS kind, transaction_id, customer_id, terminal_id, event_timestamp,

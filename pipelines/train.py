@@ -5,7 +5,7 @@ from pathlib import Path
 
 import duckdb
 
-from feature_repo.lake import read_sql, snapshot
+from feature_repo.lake import snapshot
 from feature_repo.settings import settings
 from feature_repo.store import apply_definitions, open_store
 from monitoring.drift import build_profile
@@ -16,7 +16,7 @@ from training.instants import from_us
 from training.registry import promote, set_alias
 from training.splits import Fold, time_fold
 
-__all__ = ["known_until", "labelled_fold", "train_model"]
+__all__ = ["bounds", "known_until", "labelled_fold", "train_model"]
 
 
 def train_model(
@@ -71,7 +71,7 @@ def train_model(
 
 def known_until(lake: Path) -> datetime:
     """The moment after the last event that the lake knows (µs)."""
-    latest = max(_bounds(lake, name, "created_timestamp")[1] for name in ("transactions", "chargebacks"))
+    latest = max(bounds(lake, name, "created_timestamp")[1] for name in ("transactions", "chargebacks"))
     return from_us(latest + 1)
 
 
@@ -83,7 +83,7 @@ def labelled_fold(
     Raises:
         ValueError: the history is too short.
     """
-    first, last = _bounds(lake, "transactions", "event_timestamp")
+    first, last = bounds(lake, "transactions", "event_timestamp")
     mature = min(from_us(last + 1), as_of - maturity)
     # time_fold rounds up to whole days; a day that is mature only in part is left for later.
     if mature < from_us(last + 1):
@@ -91,12 +91,9 @@ def labelled_fold(
     return time_fold(from_us(first), mature, test_days=test_days, delay=maturity, train_days=train_days)
 
 
-def _bounds(lake: Path, name: str, column: str) -> tuple[int, int]:
+def bounds(lake: Path, name: str, column: str) -> tuple[int, int]:
     """First and last instant (µs UTC) of a column of a Delta table; (0, -1) of an empty one."""
-    files = snapshot(lake / name).files
-    if not files:
-        return 0, -1
-    sql = f"SELECT epoch_us(min({column})), epoch_us(max({column})) FROM {read_sql(files)}"
+    sql = f"SELECT epoch_us(min({column})), epoch_us(max({column})) FROM {snapshot(lake / name).sql}"
     with duckdb.connect() as connection:
         first, last = connection.execute(sql).fetchall()[0]
     return (0, -1) if first is None else (int(first), int(last))

@@ -17,7 +17,7 @@ import pytest
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
-from feature_repo.lake import SCHEMAS, read_sql, snapshot
+from feature_repo.lake import SCHEMAS, snapshot
 from pipelines.cli import main
 from pipelines.ingest import IngestError, IngestReport, ingest
 from pipelines.lake_writer import append, lake_lock
@@ -66,7 +66,7 @@ def written(path: Path, table: pa.Table) -> Path:
 def rows_of(lake: Path, table: str) -> list[dict[str, Any]]:
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
-    sql = f"SELECT * FROM {read_sql(snapshot(lake / table).files)} ORDER BY transaction_id"
+    sql = f"SELECT * FROM {snapshot(lake / table).sql} ORDER BY transaction_id"
     return con.sql(sql).to_arrow_table().cast(SCHEMAS[table]).to_pylist()
 
 

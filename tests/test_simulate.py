@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.currency import to_usd_cents
-from feature_repo.lake import CHARGEBACKS, TRANSACTIONS, read_sql, snapshot
+from feature_repo.lake import CHARGEBACKS, TRANSACTIONS, snapshot
 from feature_repo.reason_codes import FRAUD_REASON_CODES
 from pipelines.simulate import FRAUD_SHARE, Simulation, draw_events, run, simulate
 from pipelines.simulated_fraud import KINDS
@@ -173,11 +173,11 @@ def test_a_run_loads_the_lake_and_another_changes_nothing(tmp_path: Path) -> Non
     said = run(2_000, 10, 5, "2025-03-01", tmp_path)
     assert "added 2,000 transactions" in said
     assert "added 0 transactions (version 0)" in run(2_000, 10, 5, "2025-03-01", tmp_path)
-    files = snapshot(tmp_path / "transactions").files
+    rows = snapshot(tmp_path / "transactions").sql
     transactions, _ = simulate(2_000, days=10, seed=5, start=date(2025, 3, 1))
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
-        loaded = con.sql(f"SELECT * FROM {read_sql(files)} ORDER BY transaction_id").to_arrow_table()
+        loaded = con.sql(f"SELECT * FROM {rows} ORDER BY transaction_id").to_arrow_table()
     assert loaded.cast(TRANSACTIONS).equals(transactions.sort_by("transaction_id"))
 
 

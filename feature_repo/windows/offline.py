@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 from feast.types import Int64
 
+from feature_repo.lake import quote
 from feature_repo.windows.evaluate import Asks, Events, Integers, evaluate
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.sources import quote
 from feature_repo.windows.spec import StoredColumn, ViewSpec
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "BOOLEAN"}

@@ -23,7 +23,7 @@ from feature_repo.settings import settings
 from feature_repo.windows.embedded import ensure_running
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import state_prefix, view_prefix
+from feature_repo.windows.keys import project_prefix, state_prefix, view_prefix
 from feature_repo.windows.plan import StateReader, StateView
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.state import from_microseconds, to_microseconds
@@ -198,7 +198,7 @@ class WindowedOnlineStore(RedisOnlineStore):
         self, config: RepoConfig, tables_to_delete: Sequence[FeatureView], tables_to_keep: Sequence[Any],
         entities_to_delete: Sequence[Entity], entities_to_keep: Sequence[Entity], partial: bool,
     ) -> None:  # fmt: skip
-        """Remove the state of deleted views, and what views kept under an earlier definition."""
+        """Remove the state of deleted views. What a view kept under an earlier definition goes when it expires."""
         gone = [view for view in tables_to_delete if is_windowed(view)]
         rest = [view for view in tables_to_delete if not is_windowed(view)]
         super().update(config, rest, tables_to_keep, entities_to_delete, entities_to_keep, partial)
@@ -213,11 +213,9 @@ class WindowedOnlineStore(RedisOnlineStore):
             super().delete_table(config, table)
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        """Remove everything kept for the project's views."""
+        """Remove everything kept for the project; Feast names its plain views only."""
         super().teardown(config, [view for view in tables if not is_windowed(view)], entities)
-        for view in tables:
-            if is_windowed(view):
-                self._remove(config, state_prefix(config.project, view.name))
+        self._remove(config, project_prefix(config.project))
 
     def _remove(self, config: RepoConfig, prefix: bytes) -> None:
         client = self._get_client(config.online_store)

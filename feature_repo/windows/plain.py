@@ -4,8 +4,8 @@ import duckdb
 import pyarrow as pa
 from feast import FeatureView
 
+from feature_repo.lake import quote
 from feature_repo.windows.durations import microseconds
-from feature_repo.windows.sources import quote
 
 DUMMY_KEY = "__dummy_id"
 

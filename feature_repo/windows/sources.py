@@ -10,7 +10,7 @@ from types import MappingProxyType
 from feast.data_format import DeltaFormat
 from feast.infra.offline_stores.file_source import FileSource
 
-from feature_repo.lake import read_sql, snapshot
+from feature_repo.lake import parquet_sql, quote, snapshot
 
 _NEWEST: Mapping[str, int] = MappingProxyType({})
 _PINNED: ContextVar[Mapping[str, int]] = ContextVar("pinned_versions", default=_NEWEST)
@@ -30,11 +30,6 @@ def pinned(versions: Mapping[str, int]) -> Iterator[None]:
         _PINNED.reset(token)
 
 
-def quote(name: str) -> str:
-    """A name as a SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def source_sql(source: FileSource, repo_path: Path | None) -> str:
     """A DuckDB table expression over the files of a source, columns named as its field mapping says.
 
@@ -43,10 +38,9 @@ def source_sql(source: FileSource, repo_path: Path | None) -> str:
     """
     path = FileSource.get_uri_for_file_path(repo_path, source.path)
     if isinstance(source.file_format, DeltaFormat):
-        version = snapshot(path, _PINNED.get().get(source.name))
-        table = read_sql(version.files, version.partitions)
+        table = snapshot(path, _PINNED.get().get(source.name)).sql
     else:
-        table = read_sql(_parquet_files(path, source.name), partitions=())
+        table = parquet_sql(_parquet_files(path, source.name))
     if not source.field_mapping:
         return table
     renames = ", ".join(f"{quote(old)} AS {quote(new)}" for old, new in sorted(source.field_mapping.items()))
