@@ -79,6 +79,25 @@ def simulate(
 
 
 @main.command()
+def features(
+    service: Annotated[str, typer.Argument(help="A FeatureService.")] = "fraud_v1",
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As the Markdown table of the README.")
+    ] = False,
+) -> None:
+    """List a FeatureService's features: key, function or transform, window, delay, filter."""
+    from pipelines import features_table
+
+    if markdown:
+        typer.echo(features_table.markdown(service), nl=False)
+        return
+    shown, legend = features_table.table(service)
+    console.print(shown)
+    for line in legend:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+@main.command()
 def parity(
     feature_service: Annotated[str | None, typer.Option(help="Audit only decisions made with it.")] = None,
 ) -> None:
