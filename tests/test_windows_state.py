@@ -1,0 +1,315 @@
+"""Events in a real Valkey server: any order, any number of deliveries, any process; bounded, exact or refused."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from feast import FeatureService
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feature_repo.windows import embedded
+from feature_repo.windows.functions import FUNCTIONS
+from feature_repo.windows.plan import OnlinePlan
+from feature_repo.windows.recorder import EventRecorder
+from feature_repo.windows.state import to_microseconds
+from tests import oracle
+from tests.timelines import moment, streams
+from tests.windows_project import START, at, event, events_source, online_client, project, view_of
+
+HOUR = 3600
+GRACE = 2 * 24 * HOUR  # s behind the newest event of a key that are still answered
+EVERY = {
+    (name, {"events": "", "number": "amount", "code": "place"}[row.needs]): ["10s", "1m"]
+    for name, row in FUNCTIONS.items()
+}
+COUNTER = iter(range(10**6))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    path = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAUD_HOME", str(path))
+        patch.delenv("FRAUD_REDIS", raising=False)
+        yield path
+    embedded.stop(path)
+
+
+@pytest.fixture(scope="module")
+def store(home):
+    source = events_source(home / "events.parquet")
+    view = view_of(source, EVERY, name="everything")
+    hourly = view_of(
+        source, {("count", ""): ["1h"], ("sum", "amount"): ["1h"]}, name="hourly", prefix="hourly"
+    )
+    large = view_of(
+        source, {("count", ""): ["1h"]}, name="large", prefix="large", where="amount >= 100", delay="10s"
+    )
+    service = FeatureService(name="service", features=[view, hourly, large])
+    return project(home, source, view, hourly, large, service)
+
+
+@pytest.fixture(scope="module")
+def plan(store):
+    return OnlinePlan.compile(store, "service")
+
+
+@pytest.fixture(scope="module")
+def recorder(store):
+    return EventRecorder.compile(store)
+
+
+@pytest.fixture
+def key():
+    """A key that no other test has used."""
+    return f"k{next(COUNTER)}"
+
+
+def ask(plan, key, *instants):
+    """The features of a key at instants, by name; instants are aware datetimes."""
+    rows = [
+        {"key": key, "event_timestamp_us": to_microseconds(t), "known_as_of_us": to_microseconds(t)}
+        for t in instants
+    ]
+    values = plan.read(rows).values
+    return [dict(zip(plan.feature_names, row, strict=True)) for row in values]
+
+
+def client_of(store):
+    return online_client(store)
+
+
+def state_of(store, view, key):
+    (name,) = client_of(store).keys(f"window:small:{view}:*:{len(key)}:{key}")
+    return name, client_of(store).get(name)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_events_in_any_order_delivered_any_number_of_times_give_the_same_answers(store, plan, recorder, data):
+    arrivals = data.draw(streams(keys=("a",), most=14))
+    in_order = sorted({e["id"]: e for e in reversed(arrivals)}.values(), key=lambda e: e["time"])
+    ordered, shuffled = (f"{word}{next(COUNTER)}" for word in ("ordered", "shuffled"))
+    for name, events in ((ordered, in_order), (shuffled, arrivals)):
+        rows = [{**e, "key": name, "time": moment(e["time"]), "known": moment(e["known"])} for e in events]
+        while rows:
+            size = data.draw(st.integers(1, 5))
+            batch, rows = rows[:size], rows[size:]
+            assert recorder.record("events", batch) == [to_microseconds(e["known"]) for e in batch]
+    instants = [START, *(moment(e["time"] + shift) for e in in_order for shift in (0, 1, 10_000_000))]
+    wanted = [
+        {"event_timestamp_us": to_microseconds(t), "known_as_of_us": to_microseconds(t) + late}
+        for t in instants
+        for late in (0, 20_000_000)
+    ]
+    one, two = (plan.read([{"key": name, **row} for row in wanted]) for name in (ordered, shuffled))
+    assert one.values.tobytes() == two.values.tobytes()
+    assert {view: seen.tolist() for view, seen in one.state_seen.items()} == {
+        view: seen.tolist() for view, seen in two.state_seen.items()
+    }
+
+
+def test_the_first_delivery_says_when_an_event_became_known(plan, recorder, key):
+    for late in (30, 5, 60):
+        recorder.record("events", [event(1, 0, key=key, late=late)])
+    counts = [row["all_events_count_1m"] for row in ask(plan, key, at(6), at(30), at(30.000001), at(59))]
+    assert counts == [0, 0, 1, 1]
+
+
+CHILD = """
+import json, sys
+from feast import FeatureStore, RepoConfig
+from feature_repo.windows.recorder import EventRecorder
+from tests.windows_project import event
+config, key, first, count = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+recorder = EventRecorder.compile(FeatureStore(config=RepoConfig(**config)))
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(first, first + count):
+    recorder.record("events", [event(number, number / 10, key=key, amount=number)])
+"""
+
+
+def test_two_processes_that_record_at_once_lose_nothing_and_double_nothing(home, store, plan, recorder, key):
+    config = {
+        "project": "small",
+        "provider": "local",
+        "registry": str(home / "small.db"),
+        "entity_key_serialization_version": 3,
+        "offline_store": {"type": "feature_repo.windows.offline_store.WindowedOfflineStore"},
+        "online_store": {"type": "feature_repo.windows.online_store.WindowedOnlineStore"},
+    }
+    # Events 150 to 249 come from both.
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", CHILD, json.dumps(config), key, "150", "250"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        for number in range(250):
+            recorder.record("events", [event(number, number / 10, key=key, amount=number)])
+    assert child.returncode == 0
+    (row,) = ask(plan, key, at(HOUR / 2))
+    assert row["hourly_events_count_1h"] == 400
+    assert row["hourly_amount_sum_1h"] == sum(range(400))
+    _, state = state_of(store, "hourly", key)
+    records = np.frombuffer(state[8:], dtype="<i8").reshape(-1, 4)
+    assert len(records) == 500
+    assert (np.diff(records[:, 0]) < 0).any(), "the two took turns"
+
+
+def ten_minutely(key, count, start=0):
+    """Events each ten minutes, some a little out of order."""
+    return [event(n, 600 * n - (900 if n % 7 == 0 else 0), key=key, amount=n) for n in range(start, count)]
+
+
+def test_state_stays_bounded_and_answers_exact_inside_the_grace(store, plan, recorder, key):
+    events = ten_minutely(key, 3000)
+    sizes = []
+    for first in range(0, len(events), 100):
+        recorder.record("events", events[first : first + 100])
+        sizes.append((len(state_of(store, "hourly", key)[1]) - 8) // 32)
+    reach = (GRACE + HOUR) // 600
+    assert max(sizes) <= 2 * reach + 64
+    assert min(sizes[20:]) >= reach
+    newest = max(e["time"] for e in events)
+    plainly = [
+        {**e, "order": n, "time": to_microseconds(e["time"]), "known": to_microseconds(e["known"])}
+        for n, e in enumerate(events)
+    ]
+    instants = [newest - timedelta(seconds=back) for back in (0, 1, HOUR, GRACE / 2, GRACE - 1, GRACE)]
+    for instant, row in zip(instants, ask(plan, key, *instants), strict=True):
+        now = to_microseconds(instant)
+        inside = oracle.counted(plainly, key, now, HOUR * 1_000_000, 0, now)
+        assert row["hourly_events_count_1h"] == len(inside) > 0
+        assert row["hourly_amount_sum_1h"] == sum(e["amount"] for e in inside)
+
+
+def test_a_question_that_reaches_dropped_events_is_refused_with_the_way_out(store, plan, recorder, key):
+    recorder.record("events", ten_minutely(key, 1500))
+    _, state = state_of(store, "hourly", key)
+    dropped = int.from_bytes(state[:8], "little", signed=True)
+    kept = np.frombuffer(state[8:], dtype="<i8").reshape(-1, 4)[:, 0]
+    assert dropped < kept.min()
+    first_answered = moment(dropped + HOUR * 1_000_000 + 1)
+    assert ask(plan, key, first_answered)[0]["hourly_events_count_1h"] > 0
+    with pytest.raises(LookupError, match=r"^hourly: .* dropped .*; ask offline, or materialize again"):
+        ask(plan, key, moment(dropped + HOUR * 1_000_000))
+
+
+def test_an_event_that_comes_after_its_time_was_dropped_does_not_open_it_again(plan, recorder, key):
+    recorder.record("events", ten_minutely(key, 1500))
+    recorder.record("events", [event("late", 100, key=key)])
+    with pytest.raises(LookupError, match=r"dropped"):
+        ask(plan, key, at(200))
+
+
+def test_fewer_than_sixty_four_events_are_never_dropped(plan, recorder, key):
+    recorder.record("events", [event(n, n * 30 * 24 * HOUR, key=key) for n in range(60)])
+    assert [row["hourly_events_count_1h"] for row in ask(plan, key, at(1), at(59 * 30 * 24 * HOUR + 1))] == [
+        1,
+        1,
+    ]
+
+
+def test_a_server_without_the_scripts_is_given_them(store, plan, recorder, key):
+    recorder.record("events", [event(1, 0, key=key)])
+    client_of(store).script_flush()
+    recorder.record("events", [event(n, n, key=key) for n in range(2, 9)])
+    assert ask(plan, key, at(30))[0]["all_events_count_1m"] == 8
+
+
+def test_a_server_that_was_restarted_has_every_event_and_takes_more(home, store, plan, recorder, key):
+    recorder.record("events", [event(1, 0, key=key, amount=5)])
+    assert embedded.stop(home)
+    embedded.ensure_running(home)
+    recorder.record("events", [event(2, 1, key=key, amount=7)])
+    assert ask(plan, key, at(30))[0]["all_amount_sum_1m"] == 12
+
+
+def test_a_state_expires_when_nothing_in_it_can_count_any_more(store, recorder, key):
+    recorder.record("events", [event(1, 0, key=key, amount=100)])
+    client = client_of(store)
+    for view, longest in (("everything", 60), ("hourly", HOUR), ("large", HOUR + 10)):
+        name, _ = state_of(store, view, key)
+        assert GRACE + longest - 60 < client.ttl(name) <= GRACE + longest
+        client.expire(name, 10)
+    recorder.record("events", [event(2, 1, key=key, amount=100)])
+    assert client.ttl(state_of(store, "hourly", key)[0]) > GRACE
+
+
+def test_an_event_without_known_time_is_known_now_by_the_servers_clock(store, plan, recorder, key):
+    seconds, micros = client_of(store).time()
+    now = datetime.fromtimestamp(seconds, UTC)
+    rows = [
+        {**event(1, 0, key=key), "time": now, "known": None},
+        {name: value for name, value in event(2, 0, key=key).items() if name != "known"} | {"time": now},
+    ]
+    known = recorder.record("events", rows)
+    assert all(0 <= k - (seconds * 1_000_000 + micros) < 30_000_000 for k in known)
+    asked = {"key": key, "event_timestamp_us": known[1] + 1}
+    place = plan.feature_names.index("all_events_count_1m")
+    for known_as_of, count in (
+        (known[0], 0),
+        (known[0] + 1, 1 if known[1] > known[0] else 2),
+        (known[1] + 1, 2),
+    ):
+        answer = plan.read([{**asked, "known_as_of_us": known_as_of}])
+        assert answer.values[0, place] == count
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"amount": 1.5}, TypeError),
+        ({"amount": 2**63}, ValueError),
+        ({"amount": -(2**63)}, ValueError),
+        ({"time": datetime(2024, 3, 9)}, ValueError),
+        ({"place": 1.5}, TypeError),
+        ({"id": None}, TypeError),
+    ],
+)
+def test_of_a_batch_with_a_wrong_event_nothing_is_written(store, recorder, key, wrong, error):
+    with pytest.raises(error):
+        recorder.record("events", [event(1, 0, key=key), {**event(2, 1, key=key), **wrong}])
+    assert client_of(store).keys(f"*:{len(key)}:{key}") == []
+
+
+def test_a_missing_column_and_an_unknown_source_are_refused(recorder, key):
+    incomplete = event(1, 0, key=key)
+    del incomplete["amount"]
+    with pytest.raises(KeyError, match="amount"):
+        recorder.record("events", [incomplete])
+    with pytest.raises(KeyError, match="no windowed view reads it; there are"):
+        recorder.record("event", [event(1, 0, key=key)])
+
+
+def test_an_event_without_key_or_outside_the_filter_touches_no_state(store, recorder, key):
+    before = len(client_of(store).keys("*"))
+    known = recorder.record("events", [event(1, 0, key=None), event(2, 0, key=key, amount=99)])
+    assert known == [to_microseconds(at(0))] * 2
+    assert len(client_of(store).keys("*")) == before + 2
+    assert not client_of(store).keys(f"window:small:large:*{key}")
+
+
+def test_keys_that_read_alike_have_states_of_their_own(store, plan, recorder):
+    names = ["1:2", "1", "2", "1:21:2", "", "ä", "a*", "a?"]
+    for n, name in enumerate(names):
+        recorder.record("events", [event(1, 0, key=name, amount=n)])
+    assert [ask(plan, name, at(1))[0]["all_amount_last_1m"] for name in names] == list(range(len(names)))
+
+
+def test_a_damaged_state_is_an_error_not_an_answer(store, plan, recorder, key):
+    recorder.record("events", [event(1, 0, key=key)])
+    name, _ = state_of(store, "hourly", key)
+    client_of(store).append(name, b"torn")
+    with pytest.raises(ValueError, match=r"^hourly: a state of .* is no whole number"):
+        ask(plan, key, at(1))
+    client_of(store).delete(name)
