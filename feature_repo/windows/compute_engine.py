@@ -26,7 +26,7 @@ from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import expiry_s, loaded_key, retention_us, state_key, view_prefix
 from feature_repo.windows.offline import check_columns, stored_sql
 from feature_repo.windows.scripts import Call, script
-from feature_repo.windows.sources import source_sql
+from feature_repo.windows.sources import instant_sql, source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.state import FIXED, NOTHING_DROPPED, WORD, from_microseconds, to_microseconds
 
@@ -167,8 +167,8 @@ class HistoryLoad:
 
 def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> str:
     """All events of a view known before ``end`` as records: keys as text, ``__time``, ``__known``, ``__id``, ``__v0``..."""
-    time = f"epoch_us(CAST({quote(spec.timestamp)} AS TIMESTAMPTZ))"
-    known = f"epoch_us(CAST({quote(spec.created)} AS TIMESTAMPTZ))" if spec.created else time
+    time = f"epoch_us({instant_sql(spec.timestamp, types)})"
+    known = f"epoch_us({instant_sql(spec.created, types)})" if spec.created else time
     keys = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in spec.keys)
     present = "".join(f" AND {quote(key)} IS NOT NULL" for key in spec.keys)
     stored = "".join(

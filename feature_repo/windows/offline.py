@@ -17,6 +17,7 @@ from feast.types import Int64
 from feature_repo.lake import quote
 from feature_repo.windows.evaluate import Asks, Events, Integers, evaluate
 from feature_repo.windows.kernel import NULL
+from feature_repo.windows.sources import instant_sql
 from feature_repo.windows.spec import StoredColumn, ViewSpec
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "BOOLEAN"}
@@ -52,8 +53,9 @@ def plan(
     stored = "".join(
         f", {stored_sql(spec.view, c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns)
     )
-    time = _time_sql(spec.timestamp)
-    known = _time_sql(spec.created) if spec.created else time
+    moment = instant_sql(spec.timestamp, types)
+    time = f"epoch_us({moment})"
+    known = f"epoch_us({instant_sql(spec.created, types)})" if spec.created else time
     where = f" AND ({spec.where})" if spec.where else ""
     order = f", md5_number_lower(CAST({quote(spec.event_id)} AS VARCHAR))" if spec.ordered else ""
     first, last = oldest - spec.horizon_us, newest - spec.delay_us
@@ -62,9 +64,8 @@ def plan(
         asks=f"SELECT k.__key, a.__instant, a.__known, a.__row FROM asks a JOIN keys k ON {same} ORDER BY 1, 2",
         events=(
             f"SELECT k.__key, {time} AS __time, {known} AS __known{stored} FROM {source} e JOIN keys k USING ({using}) "
-            f"WHERE {quote(spec.timestamp)} >= make_timestamptz({first}) "
-            f"AND {quote(spec.timestamp)} < make_timestamptz({last}){where} "
-            f"ORDER BY k.__key, {quote(spec.timestamp)}{order}"
+            f"WHERE {moment} >= make_timestamptz({first}) AND {moment} < make_timestamptz({last}){where} "
+            f"ORDER BY k.__key, __time{order}"
         ),
     )
 
@@ -163,10 +164,6 @@ def stored_sql(view: str, column: StoredColumn, duckdb_type: str) -> str:
         f"{view}: column {column.name!r} is {duckdb_type}; "
         "windows add integers: store cents, or a decimal and declare its scale"
     )
-
-
-def _time_sql(column: str) -> str:
-    return f"epoch_us(CAST({quote(column)} AS TIMESTAMPTZ))"
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:

@@ -135,9 +135,9 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         entities = registry.list_entities(project, allow_cache=True)
         requested = {view.projection.name_to_use(): _requested(view, feature_refs) for view in feature_views}
         specs = {
-            view.name: view_spec(view, [e for e in entities if e.name in view.entities]).only(
-                set(requested[view.projection.name_to_use()])
-            )
+            view.projection.name_to_use(): view_spec(
+                view, [e for e in entities if e.name in view.entities]
+            ).only(set(requested[view.projection.name_to_use()]))
             for view in feature_views
             if is_windowed(view)
         }
@@ -147,7 +147,8 @@ class WindowedOfflineStore(DuckDBOfflineStore):
                 config, frame, time_column, instants, full_feature_names, filter_by_created_timestamp
             )
             for view in feature_views:
-                retrieval.add_view(view, requested[view.projection.name_to_use()], specs.get(view.name))
+                name = view.projection.name_to_use()
+                retrieval.add_view(view, requested[name], specs.get(name))
             for view, transform in ours:
                 retrieval.add_transform(view, transform, feature_refs)
             return retrieval.table()

@@ -6,6 +6,7 @@ from feast import FeatureView
 
 from feature_repo.lake import quote
 from feature_repo.windows.durations import microseconds
+from feature_repo.windows.sources import instant_sql
 
 DUMMY_KEY = "__dummy_id"
 
@@ -42,9 +43,9 @@ def join_sql(
     """The query of ``point_in_time_join``."""
     batch = view.batch_source
     keys = [key for key in join_keys if key != DUMMY_KEY]
-    time = f"epoch_us(CAST({quote(batch.timestamp_field)} AS TIMESTAMPTZ))"
+    time = f"epoch_us({instant_sql(batch.timestamp_field, types)})"
     created = batch.created_timestamp_column
-    known = f"epoch_us(CAST({quote(created)} AS TIMESTAMPTZ))" if created else time
+    known = f"epoch_us({instant_sql(created, types)})" if created else time
     columns = "".join(f", {quote(name)}" for name in [*keys, *features])
     newest = ", ".join([*(quote(key) for key in keys), "__time"])
     events = (
