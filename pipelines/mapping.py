@@ -13,11 +13,12 @@
     channel         = { column = "CHANNEL", optional = true }       # a file without the column is accepted
     created_timestamp = { column = "RECEIVED_MS", unit = "ms" }     # s, ms or us since 1970 UTC
 
-    [label]                         # optional: a column of the transactions that tells which were charged
-    back column = "TX_FRAUD" genuine = ["0"]                 # values, as text, of transactions without a
-    chargeback; null is one too chargeback = { "1" = "4837" }   # value = reason code; any other value is an
-    error delay = "7d"                    # reported so long after the transaction; or a column of the
-    report's time: # reported = { column = "CB_TIME", zone = "UTC" }
+    [label]                         # optional: a column of the transactions that tells which were charged back
+    column     = "TX_FRAUD"
+    genuine    = ["0"]              # values, as text, of transactions without a chargeback; null is one too
+    chargeback = { "1" = "4837" }   # value = reason code; any other value is an error
+    delay      = "7d"               # reported so long after the transaction; or a column of the report's time:
+    # reported = { column = "CB_TIME", zone = "UTC" }
 
     [chargebacks]                   # optional: the columns of a separate file of chargebacks
     transaction_id    = { column = "TX_ID" }
