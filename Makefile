@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?=
 MAPPING ?= handbook
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check lock clean
 
 # Run the whole path: events, features, model, service, replay, parity, monitoring.
 # make demo                                   on simulated events
