@@ -115,7 +115,9 @@ def parity(
 def monitor(
     as_of: Annotated[
         str | None,
-        typer.Option(help="Labels count as known then (RFC 3339); default: after the newest event."),
+        typer.Option(
+            help="Labels count as known then: a day (UTC), or an instant with its zone; default: after the newest event."
+        ),
     ] = None,
     maturity_days: Annotated[
         float | None,
@@ -123,14 +125,15 @@ def monitor(
     ] = None,
 ) -> None:
     """Measure drift, matured performance and health; leave a report and a verdict."""
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
+    from pipelines.instants import parse_instant
     from pipelines.monitor import monitor as measure
     from pipelines.progress import shown
 
     with shown(console) as progress:
         done = measure(
-            as_of=None if as_of is None else datetime.fromisoformat(as_of),
+            as_of=None if as_of is None else parse_instant(as_of),
             maturity=None if maturity_days is None else timedelta(days=maturity_days),
             progress=progress,
         )

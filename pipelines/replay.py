@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +30,7 @@ import numpy as np
 
 from feature_repo.lake import snapshot
 from feature_repo.settings import settings
+from pipelines.instants import parse_instant
 from pipelines.serve import running_service
 
 __all__ = ["Progress", "ReplayReport", "replay", "run_replay"]
@@ -112,8 +113,7 @@ def replay(
         FileNotFoundError: there are no transactions in the lake.
         ConnectionError: the service does not answer.
     """
-    if start.tzinfo is None or end.tzinfo is None or end <= start:
-        raise ValueError(f"replay from {start} to {end}: give two times with their zones, the later one last")
+    _check_stretch(start, end)
     report, latencies = ReplayReport(), []
     began = time.perf_counter()
     with duckdb.connect() as database, _Connection(base_url) as service:
@@ -155,24 +155,20 @@ def run_replay(
         url: a running service; None starts one for the replay.
 
     Raises:
-        ValueError: a time cannot be read.
+        ValueError: a time cannot be read, or ``end`` is not after ``start``; nothing is started then.
         ServiceError: the service does not start.
     """
-    stretch = (_instant(start), _instant(end))
+    stretch = (parse_instant(start), parse_instant(end))
+    _check_stretch(*stretch)
     here = settings()
     with ExitStack() as stack:
         base_url = url or stack.enter_context(running_service(here.home))
         return replay(base_url, here.lake, *stretch, limit=limit, progress=progress)
 
 
-def _instant(text: str) -> datetime:
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f"time {text!r}: {error}; give a day such as 2025-03-01, or an instant") from error
-    if instant.tzinfo is None and len(text) > len("2025-03-01"):
-        raise ValueError(f"time {text!r}: it has no zone; add Z for UTC")
-    return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+def _check_stretch(start: datetime, end: datetime) -> None:
+    if start.tzinfo is None or end.tzinfo is None or end <= start:
+        raise ValueError(f"replay from {start} to {end}: give two times with their zones, the later one last")
 
 
 def _count_answer(report: ReplayReport, kind: str, status: int, answer: bytes, repeated: bool) -> None:
