@@ -181,7 +181,7 @@ def replay(
     with shown(console) as progress:
         report = run_replay(start, end, url, limit=limit, progress=progress)
     console.print(report.summary())
-    raise typer.Exit(1 if report.errors else 0)
+    raise typer.Exit(report.exit_code)
 
 
 @main.command()

@@ -29,8 +29,8 @@ class ParityRun:
 
     @property
     def exit_code(self) -> int:
-        """1 if anything differs."""
-        return 0 if self.report.holds else 1
+        """0 if decisions were compared and nothing differs; nothing compared proves nothing."""
+        return 0 if self.report.holds and self.report.decisions else 1
 
     def summary(self) -> str:
         """What a person wants to know, in a few lines."""

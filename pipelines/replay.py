@@ -71,6 +71,11 @@ class ReplayReport:
     examples: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def exit_code(self) -> int:
+        """1 if a request was refused, or a transaction was decided without the model."""
+        return 1 if self.errors or self.degraded else 0
+
     def summary(self) -> str:
         """What happened, in a few lines."""
         latency = "" if self.p50_ms is None else f", p50 {self.p50_ms:.2f} ms, p99 {self.p99_ms:.2f} ms"

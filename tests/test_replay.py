@@ -11,7 +11,7 @@ from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import embedded
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
-from pipelines.replay import replay, run_replay
+from pipelines.replay import ReplayReport, replay, run_replay
 from pipelines.serve import running_service
 from tests.deployments import END, LOADED_UNTIL, START, events, fill_lake, make_bundle
 from training.registry import load_version, promote, register
@@ -152,3 +152,15 @@ def test_an_absent_lake_says_how_to_fill_it(tmp_path):
 def test_an_absent_service_is_a_connection_error(deployment):
     with pytest.raises(ConnectionError):
         replay("http://127.0.0.1:9", settings().lake, LOADED_UNTIL, END)
+
+
+@pytest.mark.parametrize(
+    ("report", "code"),
+    [
+        (ReplayReport(scored=2), 0),
+        (ReplayReport(scored=2, errors=1), 1),
+        (ReplayReport(scored=2, degraded=Counter({"no-model": 1})), 1),
+    ],
+)
+def test_a_replay_without_answers_or_without_the_model_does_not_pass(report: ReplayReport, code: int) -> None:
+    assert report.exit_code == code

@@ -180,6 +180,10 @@ def test_parity_of_journalled_decisions_holds_and_is_written_down(loop: Path) ->
     assert json.loads(done.path.read_text())["holds"] is True
 
 
+def test_an_audit_of_nothing_does_not_pass(loop: Path) -> None:
+    assert parity(feature_service="of no decision").exit_code == 1
+
+
 def test_a_difference_is_the_exit_code_of_parity_and_holds_the_verdict_back(loop: Path) -> None:
     (path,) = (loop / "journal").glob("decisions-*.jsonl")
     whole = path.read_text()
