@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from feature_repo.windows.evaluate import Asks, Events, evaluate
 from feature_repo.windows.functions import FUNCTIONS
-from feature_repo.windows.kernel import NULL
+from feature_repo.windows.kernel import NULL, _multiply, _square, _to_float
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from tests import oracle
 from tests.timelines import SECOND, every_function
@@ -113,6 +113,40 @@ def test_the_deviation_is_that_of_pythons_integers_to_the_bit(values):
     ]
 
 
+WORD = 2**64
+# Halfway between two floats, and a bit beside it: what lies far below decides how they round.
+HALVES = st.builds(
+    lambda head, shift, rest: ((head << 11) + 2**10 << shift) + rest,
+    st.integers(2**52, 2**53 - 1),
+    st.integers(1, 62),
+    st.sampled_from([-1, 0, 1]),
+)
+
+
+def words(number):
+    return np.uint64(number // WORD), np.uint64(number % WORD)
+
+
+@given(st.one_of(st.integers(0, 2**126 - 1), HALVES))
+@settings(max_examples=300, deadline=None)
+def test_128_bits_are_rounded_once_to_the_nearest_float(number):
+    assert _to_float(*words(number)) == float(number)
+
+
+@given(st.integers(0, 2**128 - 1), st.integers(0, 2**63 - 1))
+@settings(max_examples=200, deadline=None)
+def test_128_bits_times_64_wrap_as_they_should(number, factor):
+    high, low = _multiply(*words(number), factor)
+    assert int(high) * WORD + int(low) == number * factor % 2**128
+
+
+@given(st.integers(-LARGEST, LARGEST))
+@settings(max_examples=200, deadline=None)
+def test_a_square_has_128_bits(value):
+    high, low = _square(value)
+    assert int(high) * WORD + int(low) == value * value
+
+
 def test_equal_huge_values_deviate_by_exactly_nothing():
     values = [LARGEST // 1000 - 7] * 1000
     assert run(spec_of("std", "mean"), list(range(1000)), values, [(1000, 1000)])[0][0] == 0.0
@@ -189,7 +223,7 @@ def test_distinct_values_are_counted_among_very_many():
     rng = random.Random(5)
     n = 20_000
     values = [rng.choice([None, rng.randrange(-(2**62), 2**62), rng.randrange(300)]) for _ in range(n)]
-    # Multiples of a power of two share their low bits: a table that drops the high ones would crawl through collisions.
+    # Multiples of a power of two share their low bits: they meet in the table.
     values[: n // 4] = [i << 40 for i in range(n // 4)]
     spec = spec_of("count_distinct", window=3000)
     asks = [(instant, instant) for instant in range(0, n + 4000, 97)]

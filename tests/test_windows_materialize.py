@@ -179,6 +179,18 @@ def test_events_that_no_window_reaches_are_no_gap_and_questions_about_them_are_r
         ask(store, "a", at(DAY))
 
 
+def test_a_state_whose_later_events_were_left_out_refuses_questions_that_reach_them(home, tmp_path):
+    store = deploy(
+        tmp_path, [event(1, 0), event(2, 1, key="b"), event(3, 3 * DAY), event(4, 60 * DAY, key="b")]
+    )
+    store.materialize(at(-DAY), at(2 * DAY))
+    assert ask(store, "a", at(2 * DAY))[0]["all_events_count_7d"] == 1
+    store.materialize_incremental(at(61 * DAY))
+    with pytest.raises(LookupError, match=r"^view: .*materialize again"):
+        ask(store, "a", at(4 * DAY))
+    assert [row["all_events_count_7d"] for row in ask(store, "abc", at(61 * DAY))] == [0, 1, 0]
+
+
 def test_a_missing_column_and_a_wrong_type_are_refused_by_name(home, tmp_path):
     lacking = SCHEMA.remove(SCHEMA.get_field_index("amount"))
     store = deploy(tmp_path, [], schema=lacking)
@@ -251,3 +263,30 @@ def test_teardown_leaves_nothing(home, tmp_path):
     assert len(state_keys(store)) == 6
     store.teardown()
     assert state_keys(store) == [b"somebody else's"]
+
+
+def test_a_key_all_of_whose_events_were_left_out_does_not_answer_without_them(home, tmp_path):
+    store = deploy(tmp_path, [event(1, 0, key="a"), event(2, 1, key="b"), event(3, 20 * DAY, key="b")])
+    store.materialize(at(-DAY), at(33 * DAY))
+    for key in "ab":
+        with pytest.raises(LookupError, match=r"^view: .*materialize again"):
+            ask(store, key, at(6 * DAY))
+    assert ask(store, "a", at(33 * DAY))[0]["all_events_count_7d"] == 0
+    # An event recorded later starts the key's state; what was left out before it is still missing.
+    EventRecorder.compile(store).record("events", [event(4, 33 * DAY, key="a")])
+    with pytest.raises(LookupError, match=r"^view: .*materialize again"):
+        ask(store, "a", at(6 * DAY))
+    assert ask(store, "a", at(33 * DAY + 1))[0]["all_events_count_7d"] == 1
+
+
+def test_events_of_a_source_without_known_times_are_known_as_they_happen(home, tmp_path):
+    write_events(tmp_path / "events.parquet", [event(1, 0)])
+    source = events_source(tmp_path / "events.parquet", created_timestamp_column="")
+    store = project(tmp_path, HOLDER, source, view_of(source, {("count", ""): ["7d"]}))
+    recorded = {name: value for name, value in event(1, 0).items() if name != "known"}
+    assert EventRecorder.compile(store).record("events", [recorded]) == [micros(at(0))]
+    row = {"key": "a", "event_timestamp": at(5)}
+    features = ["view:all_events_count_7d"]
+    online = store.get_online_features(features=features, entity_rows=[row]).to_dict()
+    offline = store.get_historical_features(pd.DataFrame([row]), features).to_df()
+    assert online["all_events_count_7d"] == offline["all_events_count_7d"].tolist() == [1]

@@ -23,7 +23,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 
 from feature_repo.lake import quote
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import expiry_s, loaded_key, retention_us, state_key, view_prefix
+from feature_repo.windows.keys import expiry_s, floor_key, loaded_key, retention_us, state_key, view_prefix
 from feature_repo.windows.offline import check_columns, stored_sql
 from feature_repo.windows.scripts import Call, script
 from feature_repo.windows.sources import instant_sql, source_sql
@@ -61,6 +61,7 @@ class WindowedComputeEngine(LocalComputeEngine):
             load = HistoryLoad(connection, spec, source, start, end)
             loaded = client.get(loaded_key(task.project, spec))
             load.refuse_a_gap(None if loaded is None else int(loaded))
+            self._raise_floor(client, floor_key(task.project, spec), load.floor())
             total = load.keys()
             bar = task.tqdm_builder(total) if task.tqdm_builder else None
             for calls in load.calls(prefix):
@@ -72,6 +73,12 @@ class WindowedComputeEngine(LocalComputeEngine):
         client.set(
             loaded_key(task.project, spec), max(end, int(client.get(loaded_key(task.project, spec)) or end))
         )
+
+    @staticmethod
+    def _raise_floor(client: Any, key: bytes, floor: int) -> None:
+        """Say what is left out before anything is there, so that no question is answered without it."""
+        if floor > int(client.get(key) or NOTHING_DROPPED):
+            client.set(key, floor)
 
 
 class HistoryLoad:
@@ -127,12 +134,9 @@ class HistoryLoad:
     def calls(self, prefix: bytes) -> Iterator[list[Call]]:
         """The writes, some hundred keys at a time."""
         width = (FIXED + len(self._spec.columns)) * WORD
-        left_out = (self._oldest - 1 if self._leaves_out() else NOTHING_DROPPED).to_bytes(
-            WORD, "little", signed=True
-        )
         calls: list[Call] = []
         for key, records in self._grouped():
-            calls.append(([state_key(prefix, key)], [records, width, left_out, expiry_s(self._spec)]))
+            calls.append(([state_key(prefix, key)], [records, width, expiry_s(self._spec)]))
             if len(calls) == _KEYS_PER_ROUND_TRIP:
                 yield calls
                 calls = []
@@ -142,10 +146,11 @@ class HistoryLoad:
     def _wanted(self) -> str:
         return f"SELECT * FROM ({self._select}) WHERE __time >= {self._oldest} AND __known >= {self._start}"
 
-    def _leaves_out(self) -> bool:
-        query = f"SELECT EXISTS (SELECT 1 FROM ({self._select}) WHERE __time < {self._oldest})"
-        ((leaves_out,),) = self._connection.execute(query).fetchall()
-        return bool(leaves_out)
+    def floor(self) -> int:
+        """The newest event time of this load's range that is too old to be loaded; ``NOTHING_DROPPED`` if none is."""
+        query = f"SELECT max(__time) FROM ({self._select}) WHERE __time < {self._oldest} AND __known >= {self._start}"
+        ((newest,),) = self._connection.execute(query).fetchall()
+        return NOTHING_DROPPED if newest is None else int(newest)
 
     def _grouped(self) -> Iterator[tuple[Sequence[str], bytes]]:
         """Each key with its records, in order; a key never spans two batches of the reader's making."""

@@ -1,11 +1,10 @@
 -- Add events of history to one state: those it does not hold yet, by id. Existing records keep their place and known time.
--- KEYS[1]: state. ARGV: records, width of one, event time through which events were left out (as 8 bytes), expiry in s.
--- Returns how many were added.
-local records, width, left_out, expiry = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+-- KEYS[1]: state. ARGV: records, width of one, expiry in s. Returns how many were added.
+local records, width, expiry = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local state = redis.call('GET', KEYS[1])
 local added = #records / width
 if not state then
-  redis.call('SET', KEYS[1], left_out .. records)
+  redis.call('SET', KEYS[1], string.char(0, 0, 0, 0, 0, 0, 0, 128) .. records)
 else
   local ids = {}
   for at = 9, #state, width do
@@ -18,9 +17,6 @@ else
     end
   end
   added = #new
-  if struct.unpack('<i8', left_out) > struct.unpack('<i8', state) then
-    redis.call('SETRANGE', KEYS[1], 0, left_out)
-  end
   if added > 0 then
     redis.call('APPEND', KEYS[1], table.concat(new))
   end
