@@ -32,6 +32,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from feature_repo.settings import make_private
+
 __all__ = ["Journal", "Location", "now_us", "read_decisions", "read_events", "read_lines", "row_of_event"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,7 +62,9 @@ class Location:
 
 
 class Journal:
-    """Appends to the journal in ``folder`` (made if absent). Not thread-safe: one writer a process.
+    """Appends to the journal in ``folder`` (made if absent), in files that only their owner reads.
+
+    Not thread-safe: one writer a process.
 
     Args:
         folder: where the files lie.
@@ -68,8 +72,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, clock_us: Callable[[], int] = now_us) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder = make_private(folder)
         self._clock_us = clock_us
         self._files: dict[str, _AppendOnly] = {}
 
@@ -121,7 +124,7 @@ class _AppendOnly:
 
     def __init__(self, path: Path, day: int) -> None:
         self.path, self.day = path, day
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._size = os.fstat(self._fd).st_size
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
             self.append(b"\n")

@@ -8,16 +8,14 @@ from feast.infra.registry.file import FileRegistryStore
 from feast.infra.registry.registry import Registry
 from feast.repo_config import RegistryConfig
 
-from feature_repo.settings import settings
+from feature_repo.settings import make_private, settings
 
 
 class HomeRegistryStore(FileRegistryStore):
     """A file registry whose relative path starts at ``FRAUD_HOME``, not at the definitions."""
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path) -> None:
-        home = settings().home
-        home.mkdir(parents=True, exist_ok=True)
-        super().__init__(registry_config, home)
+        super().__init__(registry_config, make_private(settings().home))
 
 
 _get_plain_view = Registry.get_feature_view

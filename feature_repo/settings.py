@@ -43,6 +43,16 @@ class Settings:
         return self.home / "mlartifacts"
 
 
+def make_private(folder: Path) -> Path:
+    """Make a folder of customer data, and its missing parents, for its owner alone (mode 0700); returns it.
+
+    A folder that is there already is its owner's business and keeps its mode.
+    """
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def settings() -> Settings:
     """Read the environment.
 

@@ -15,6 +15,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from feature_repo.lake import SCHEMAS, no_rows_sql, snapshot
+from feature_repo.settings import make_private
 
 __all__ = ["append", "lake_lock", "lake_rows_sql", "version_of"]
 
@@ -24,8 +25,7 @@ _BATCH_ROWS = 100_000
 @contextmanager
 def lake_lock(lake: Path) -> Iterator[None]:
     """Be the only writer of the lake, after waiting for another; a killed process holds no lock."""
-    lake.mkdir(parents=True, exist_ok=True)
-    with (lake / ".lock").open("w") as file:
+    with (make_private(lake) / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from bento.logs import CANNOT_START
-from feature_repo.settings import PROJECT_ROOT
+from feature_repo.settings import PROJECT_ROOT, make_private
 
 __all__ = ["SERVICE", "ServiceError", "running_service", "serve"]
 
@@ -33,6 +33,7 @@ class ServiceError(ConnectionError):
 
 def serve(home: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
     """Run the service in the foreground until it ends or is interrupted; returns its exit code."""
+    make_private(home)  # BentoML would make it, for everyone to read
     process = subprocess.Popen(  # noqa: S603
         _command(host, port), env=_environment(home), cwd=PROJECT_ROOT
     )
@@ -61,7 +62,7 @@ def running_service(
     Raises:
         ServiceError: it ended, has no champion that can serve, or was not ready in time.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    make_private(home)
     port = port or _free_port()
     log = home / "service.log"
     with log.open("wb") as output:

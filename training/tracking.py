@@ -9,7 +9,7 @@ import os
 import warnings
 from typing import Any, Final
 
-from feature_repo.settings import settings
+from feature_repo.settings import make_private, settings
 
 __all__ = ["EXPERIMENT", "connect", "experiment_id", "pyfunc"]
 
@@ -27,7 +27,7 @@ def connect() -> Any:
     """An ``MlflowClient`` for the present settings; MLflow's fluent functions point to the same place."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     here = settings()
-    here.home.mkdir(parents=True, exist_ok=True)
+    make_private(here.home)
     with warnings.catch_warnings():
         # MLflow's own table definitions use what SQLAlchemy 2.1 deprecates.
         warnings.simplefilter("ignore")
