@@ -3,6 +3,7 @@
 import threading
 from decimal import Decimal
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import FeatureService
@@ -76,7 +77,7 @@ def test_loading_again_changes_nothing(home, tmp_path):
     store = deploy(tmp_path, history())
     store.materialize(at(-DAY), at(10 * DAY))
     once = held(store)
-    assert len(once) == 4
+    assert len(once) == 5  # three states, how far was loaded, and what was left out
     store.materialize(at(-DAY), at(10 * DAY))
     assert held(store) == once
     store.materialize(at(2 * DAY), at(10 * DAY))
@@ -249,9 +250,9 @@ def test_a_deleted_view_leaves_nothing_and_takes_nothing_of_another(home, tmp_pa
     stays = view_of(source, {("count", ""): ["1h"]}, name="view_2", prefix="two")
     store = project(tmp_path, source, gone, stays)
     store.materialize(at(-DAY), at(3 * DAY))
-    assert len(state_keys(store)) == 8
+    assert len(state_keys(store)) == 10
     store.apply([source, stays], objects_to_delete=[gone], partial=False)
-    assert len(state_keys(store)) == 4
+    assert len(state_keys(store)) == 5
     assert all(key.startswith(b"window:small:view_2:") for key in state_keys(store))
 
 
@@ -284,9 +285,31 @@ def test_events_of_a_source_without_known_times_are_known_as_they_happen(home, t
     source = events_source(tmp_path / "events.parquet", created_timestamp_column="")
     store = project(tmp_path, HOLDER, source, view_of(source, {("count", ""): ["7d"]}))
     recorded = {name: value for name, value in event(1, 0).items() if name != "known"}
-    assert EventRecorder.compile(store).record("events", [recorded]) == [micros(at(0))]
+    assert EventRecorder.compile(store).record("events", [recorded]) == [to_microseconds(at(0))]
     row = {"key": "a", "event_timestamp": at(5)}
     features = ["view:all_events_count_7d"]
     online = store.get_online_features(features=features, entity_rows=[row]).to_dict()
     offline = store.get_historical_features(pd.DataFrame([row]), features).to_df()
     assert online["all_events_count_7d"] == offline["all_events_count_7d"].tolist() == [1]
+
+
+def test_an_event_that_stands_twice_in_the_source_counts_once_on_both_sides(home, tmp_path):
+    store = deploy(tmp_path, [event(1, 0), event(2, 5), event(2, 5), event(3, 5), event(1, 0)])
+    store.materialize(at(-DAY), at(DAY))
+    row = {"key": "a", "event_timestamp": at(60)}
+    features = ["view:all_events_count_7d", "view:all_amount_sum_7d"]
+    online = store.get_online_features(features=features, entity_rows=[row]).to_dict()
+    offline = store.get_historical_features(pd.DataFrame([row]), features).to_df()
+    for name in ("all_events_count_7d", "all_amount_sum_7d"):
+        assert online[name] == offline[name].tolist() == [3]
+
+
+@pytest.mark.parametrize("column", ["id", "time", "known"])
+def test_an_event_without_id_or_times_is_refused_on_both_sides(home, tmp_path, column):
+    store = deploy(tmp_path, [event(1, 0), {**event(2, 5), column: None}])
+    message = rf"^view: column '{column}' of events is null in 1 events"
+    with pytest.raises(ValueError, match=message):
+        store.materialize(at(-DAY), at(DAY))
+    frame = pd.DataFrame([{"key": "a", "event_timestamp": at(60)}])
+    with pytest.raises(ValueError, match=message):
+        store.get_historical_features(frame, ["view:all_events_count_7d"]).to_df()

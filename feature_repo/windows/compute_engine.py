@@ -24,7 +24,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feature_repo.lake import quote
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import expiry_s, floor_key, loaded_key, retention_us, state_key, view_prefix
-from feature_repo.windows.offline import check_columns, stored_sql
+from feature_repo.windows.offline import check_columns, event_number_sql, refuse_nulls, stored_sql
 from feature_repo.windows.scripts import Call, script
 from feature_repo.windows.sources import instant_sql, source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
@@ -59,9 +59,10 @@ class WindowedComputeEngine(LocalComputeEngine):
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             load = HistoryLoad(connection, spec, source, start, end)
-            loaded = client.get(loaded_key(task.project, spec))
-            load.refuse_a_gap(None if loaded is None else int(loaded))
-            self._raise_floor(client, floor_key(task.project, spec), load.floor())
+            known = client.get(loaded_key(task.project, spec))
+            loaded = None if known is None else int(known)
+            load.refuse_a_gap(loaded)
+            self._raise_floor(client, floor_key(task.project, spec), load.floor(loaded))
             total = load.keys()
             bar = task.tqdm_builder(total) if task.tqdm_builder else None
             for calls in load.calls(prefix):
@@ -70,9 +71,7 @@ class WindowedComputeEngine(LocalComputeEngine):
                     bar.update(len(calls))
             if bar is not None:
                 bar.close()
-        client.set(
-            loaded_key(task.project, spec), max(end, int(client.get(loaded_key(task.project, spec)) or end))
-        )
+        client.set(loaded_key(task.project, spec), end if loaded is None else max(end, loaded))
 
     @staticmethod
     def _raise_floor(client: Any, key: bytes, floor: int) -> None:
@@ -101,6 +100,7 @@ class HistoryLoad:
             ).fetchall()
         )
         check_columns(spec, types)
+        refuse_nulls(connection, spec, source)
         self._select = events_sql(spec, source, types, end)
 
     def refuse_a_gap(self, loaded: int | None) -> None:
@@ -146,9 +146,15 @@ class HistoryLoad:
     def _wanted(self) -> str:
         return f"SELECT * FROM ({self._select}) WHERE __time >= {self._oldest} AND __known >= {self._start}"
 
-    def floor(self) -> int:
-        """The newest event time of this load's range that is too old to be loaded; ``NOTHING_DROPPED`` if none is."""
-        query = f"SELECT max(__time) FROM ({self._select}) WHERE __time < {self._oldest} AND __known >= {self._start}"
+    def floor(self, loaded: int | None) -> int:
+        """The newest event time that neither this load nor one before it brings, for it is too old; else ``NOTHING_DROPPED``.
+
+        Args:
+            loaded: as in ``refuse_a_gap``.
+        """
+        query = f"SELECT max(__time) FROM ({self._select}) WHERE __time < {self._oldest}" + (
+            f" AND __known >= {loaded}" if loaded is not None else ""
+        )
         ((newest,),) = self._connection.execute(query).fetchall()
         return NOTHING_DROPPED if newest is None else int(newest)
 
@@ -180,7 +186,7 @@ def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> 
         f", {stored_sql(spec.view, c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns)
     )
     where = f" AND ({spec.where})" if spec.where else ""
-    identity = f"md5_number_lower(CAST({quote(spec.event_id)} AS VARCHAR))"
+    identity = event_number_sql(spec.event_id)
     return (
         f"SELECT {keys}, {time} AS __time, {known} AS __known, {identity} AS __id{stored} FROM {source} "
         f"WHERE {known} < {end}{present}{where}"

@@ -39,6 +39,14 @@ def loaded_key(project: str, spec: ViewSpec) -> bytes:
     return view_prefix(project, spec) + b"loaded"
 
 
+def floor_key(project: str, spec: ViewSpec) -> bytes:
+    """Where the view's floor stands, in microseconds as text: a load left out events up to and including this event time.
+
+    It is the view's and not a state's, for a key of which everything was left out has no state to say so.
+    """
+    return view_prefix(project, spec) + b"floor"
+
+
 def retention_us(spec: ViewSpec) -> int:
     """How long an event is kept behind the newest of its key."""
     return spec.horizon_us + GRACE_US

@@ -57,15 +57,16 @@ def plan(
     time = f"epoch_us({moment})"
     known = f"epoch_us({instant_sql(spec.created, types)})" if spec.created else time
     where = f" AND ({spec.where})" if spec.where else ""
-    order = f", md5_number_lower(CAST({quote(spec.event_id)} AS VARCHAR))" if spec.ordered else ""
+    identity = event_number_sql(spec.event_id)
     first, last = oldest - spec.horizon_us, newest - spec.delay_us
     return Plan(
         keys=f"SELECT {using}, row_number() OVER () - 1 AS __key FROM (SELECT DISTINCT {keys} FROM asks)",
         asks=f"SELECT k.__key, a.__instant, a.__known, a.__row FROM asks a JOIN keys k ON {same} ORDER BY 1, 2",
         events=(
-            f"SELECT k.__key, {time} AS __time, {known} AS __known{stored} FROM {source} e JOIN keys k USING ({using}) "
+            f"SELECT k.__key, {time} AS __time, {known} AS __known, {identity} AS __id{stored} "
+            f"FROM {source} e JOIN keys k USING ({using}) "
             f"WHERE {moment} >= make_timestamptz({first}) AND {moment} < make_timestamptz({last}){where} "
-            f"ORDER BY k.__key, __time{order}"
+            "ORDER BY k.__key, __time, __id"
         ),
     )
 
@@ -99,11 +100,8 @@ def compute(
     ((keys,),) = connection.execute("SELECT count(*) FROM keys").fetchall()
     asks = _columns(connection, queries.asks)
     events = _columns(connection, queries.events)
-    if events["__known"].null_count:
-        raise ValueError(
-            f"{spec.view}: column {spec.created!r} of {spec.source} is null in {events['__known'].null_count} events; "
-            "say when each became known, or name no created_timestamp_column"
-        )
+    refuse_nulls(connection, spec, source)
+    events = _once(events)
     out = np.empty((rows, len(spec.aggregates)), dtype=np.int64)
     _fill_rows_without_key(spec, out, asks)
     edges = np.arange(keys + 1)
@@ -123,6 +121,28 @@ def compute(
     )
     _evaluate_in_parallel(spec, prepared, wanted, out)
     return {a.name: _arrow(out[:, i], a.row.returns == Int64) for i, a in enumerate(spec.aggregates)}
+
+
+def event_number_sql(column: str) -> str:
+    """An event's id as the unsigned number that states keep (see ``state.code``)."""
+    return f"md5_number_lower(CAST({quote(column)} AS VARCHAR))"
+
+
+def refuse_nulls(connection: duckdb.DuckDBPyConnection, spec: ViewSpec, source: str) -> None:
+    """Refuse events without id, event time or known time: there is no saying when they count, or whether they did.
+
+    Raises:
+        ValueError: names the column, and how many events lack it.
+    """
+    for column in dict.fromkeys([spec.event_id, spec.timestamp, *([spec.created] if spec.created else [])]):
+        # Parquet's own statistics answer this without a read where there are none, as there should be.
+        query = f"SELECT count(*) FROM {source} WHERE {quote(column)} IS NULL"
+        ((missing,),) = connection.execute(query).fetchall()
+        if missing:
+            raise ValueError(
+                f"{spec.view}: column {column!r} of {spec.source} is null in {missing} events; "
+                "give every event its id, when it happened and when it became known, or leave it out"
+            )
 
 
 def check_columns(spec: ViewSpec, types: dict[str, str]) -> None:
@@ -164,6 +184,15 @@ def stored_sql(view: str, column: StoredColumn, duckdb_type: str) -> str:
         f"{view}: column {column.name!r} is {duckdb_type}; "
         "windows add integers: store cents, or a decimal and declare its scale"
     )
+
+
+def _once(events: pa.Table) -> pa.Table:
+    """Events delivered more than once, next to each other in the order of the query, are counted once."""
+    same = np.ones(max(len(events) - 1, 0), dtype=bool)
+    for name in ("__id", "__time", "__key"):
+        values = _integers(events[name])
+        same &= values[1:] == values[:-1]
+    return events.filter(np.concatenate([[True], ~same])) if same.any() else events
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:

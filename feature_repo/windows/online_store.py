@@ -23,7 +23,7 @@ from feature_repo.settings import settings
 from feature_repo.windows.embedded import ensure_running
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import project_prefix, state_prefix, view_prefix
+from feature_repo.windows.keys import project_prefix, state_prefix
 from feature_repo.windows.plan import StateReader, StateView
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.state import from_microseconds, to_microseconds
@@ -238,7 +238,7 @@ def _state_view(project: str, view: FeatureView) -> StateView:
     ]
     spec = view_spec(view, entities)
     renamed = {**join_keys, **(view.projection.join_key_map or {})}
-    return StateView(spec, view_prefix(project, spec), tuple(renamed[key] for key in spec.keys))
+    return StateView(spec, project, tuple(renamed[key] for key in spec.keys))
 
 
 def _protos(

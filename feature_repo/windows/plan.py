@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from feature_repo.windows.digest import definitions_digest, service_features
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import loaded_key, state_key, view_prefix
+from feature_repo.windows.keys import floor_key, loaded_key, state_key, view_prefix
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
-from feature_repo.windows.state import windows_of_states
+from feature_repo.windows.state import NOTHING_DROPPED, windows_of_states
 from feature_repo.windows.transform import TIME, Reals, Transform, declared_transform
 
 INSTANT, KNOWN_AS_OF = "event_timestamp_us", "known_as_of_us"
@@ -40,10 +40,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class StateView:
-    """A view to read: its plan, where its state is, and the row's columns that make its key."""
+    """A view to read: its plan, its project, and the row's columns that make its key."""
 
     spec: ViewSpec
-    prefix: bytes
+    project: str
     join_keys: tuple[str, ...]
 
 
@@ -53,6 +53,8 @@ class StateReader:
     def __init__(self, client: Any, views: Sequence[StateView]) -> None:
         self._client = client
         self._views = views
+        self._prefixes = [view_prefix(view.project, view.spec) for view in views]
+        self._floors = [floor_key(view.project, view.spec) for view in views]
 
     def read(
         self, rows: Sequence[Mapping[str, Any]], instants: Integers | None, known_as_of: Integers | None
@@ -66,23 +68,23 @@ class StateReader:
             For each view (results int64[n, a], events seen int64[n]); the instants; what was known at them.
         """
         keys = [
-            state_key(view.prefix, [row[key] for key in view.join_keys])
-            for view in self._views
+            state_key(prefix, [row[key] for key in view.join_keys])
+            for view, prefix in zip(self._views, self._prefixes, strict=True)
             for row in rows
-        ]  # fmt: skip
+        ]
         # The clock is read before the states: whatever is recorded in between is known later than it, and does not count.
         pipeline = self._client.pipeline(transaction=False)
         pipeline.execute_command("TIME")
-        for key in keys:
-            pipeline.execute_command("GET", key)
-        (seconds, micros), *states = pipeline.execute()
+        pipeline.execute_command("MGET", *self._floors, *keys)
+        (seconds, micros), values = pipeline.execute()
         now = np.full(len(rows), int(seconds) * 1_000_000 + int(micros), dtype=np.int64)
         instants = now if instants is None else instants
         known_as_of = now if known_as_of is None else known_as_of
-        found = [state or b"" for state in states]
+        floors = [NOTHING_DROPPED if value is None else int(value) for value in values[: len(self._views)]]
+        states = [state or b"" for state in values[len(self._views) :]]
         n = len(rows)
         windows = [
-            windows_of_states(view.spec, found[i * n : (i + 1) * n], instants, known_as_of)
+            windows_of_states(view.spec, states[i * n : (i + 1) * n], instants, known_as_of, floors[i])
             for i, view in enumerate(self._views)
         ]
         return windows, instants, known_as_of
@@ -204,4 +206,4 @@ def _view(store: FeatureStore, name: str) -> StateView:
             f"view {name!r} is not windowed; the plan serves windowed views, get_online_features serves all"
         )
     spec = view_spec(view, [store.get_entity(entity) for entity in view.entities])
-    return StateView(spec, view_prefix(store.project, spec), spec.keys)
+    return StateView(spec, store.project, spec.keys)

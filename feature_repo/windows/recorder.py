@@ -1,7 +1,7 @@
 """Recording events one by one, as they happen: the verb that the service and the stream consumer share.
 
 An event goes to the state of every view of its source whose filter it passes, all in one atomic script, under one known
-time. Recording an event again changes nothing that can be read: states count an event id once.
+time. Recording the same event again changes nothing that can be read: states count an event once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,8 +57,9 @@ class EventRecorder:
 
         Args:
             source: name of the batch source, such as ``transactions``.
-            events: rows of the source as Python values, event time an aware datetime. ``created_timestamp`` (the source's
-                known-time column) is when the event became known; None or absent means now, by the server's clock.
+            events: rows of the source as Python values, event time an aware datetime. The source's known-time column says when
+                the event became known; None or absent means now, by the server's clock. Without such a column it is the event
+                time.
 
         Returns:
             The known time of each, microseconds UTC.
@@ -74,7 +75,12 @@ class EventRecorder:
 
     def _call(self, targets: Sequence[_Target], event: Mapping[str, Any]) -> Call:
         keys: list[bytes] = []
-        created = event.get(targets[0].spec.created) if targets[0].spec.created else None
+        # A source without known times knows its events as they happen.
+        created = (
+            event.get(targets[0].spec.created)
+            if targets[0].spec.created
+            else event[targets[0].spec.timestamp]
+        )
         arguments: list[Any] = ["" if created is None else to_microseconds(created)]
         for target in targets:
             spec = target.spec

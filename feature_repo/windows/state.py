@@ -171,13 +171,18 @@ def decode_states(spec: ViewSpec, states: list[bytes]) -> Events:
 
 
 def windows_of_states(
-    spec: ViewSpec, states: list[bytes], instants: Integers, known_as_of: Integers
+    spec: ViewSpec,
+    states: list[bytes],
+    instants: Integers,
+    known_as_of: Integers,
+    floor: int = NOTHING_DROPPED,
 ) -> tuple[Integers, Integers]:
     """The view's aggregates of several states, one instant each.
 
     Args:
         states: header and records of each key, ``b""`` where there are none.
         instants, known_as_of: int64[k] microseconds.
+        floor: events of any key may be missing up to and including this event time.
 
     Returns:
         int64[k, a] results (float outputs as the bits of a float64), and int64[k] how many events each state held.
@@ -186,7 +191,7 @@ def windows_of_states(
         LookupError: an instant lies so far back that events of its window may have been dropped.
     """
     for state, instant in zip(states, instants, strict=True):
-        dropped = int.from_bytes(state[:HEADER], "little", signed=True) if state else NOTHING_DROPPED
+        dropped = max(floor, int.from_bytes(state[:HEADER], "little", signed=True)) if state else floor
         if dropped >= instant - spec.horizon_us:
             raise LookupError(
                 f"{spec.view}: the window at {from_microseconds(int(instant))} reaches back to events that were dropped "
