@@ -4,8 +4,11 @@ What is sent, for a stretch ``[start, end)``:
 
 - each transaction whose event time lies in it: ``POST /v1/score``, when it became known (a late one is sent
   late, maybe after ``end``);
-- each transaction of an earlier event time that became known in it: ``POST /v1/transactions``;
-- each chargeback that was reported in it: ``POST /v1/chargebacks``.
+- each transaction of an earlier event time that became known from ``start`` on: ``POST /v1/transactions``;
+- each chargeback that was reported from ``start`` on: ``POST /v1/chargebacks``.
+
+The last two go on until ``end``, or until the last of the first is known if that is later: it is decided on all that
+was known by then.
 
 Order among equals does not matter, for the service counts an event only strictly after it became known. It
 is fixed all the same (transactions by event time and id, then chargebacks); two replays are alike.
@@ -52,7 +55,7 @@ class ReplayReport:
     Attributes:
         scored: transactions answered with a decision. repeated: of these, answered before already.
         errors: requests answered with anything but 200; ``examples`` has the first few.
-        recorded: earlier transactions recorded because they became known in the stretch.
+        recorded: earlier transactions recorded because they became known in or after the stretch.
         chargebacks: chargebacks recorded.
         p50_ms, p99_ms: None when nothing was scored.
         decisions: scored transactions by decision. degraded: by reason, those not decided by the model.
@@ -199,6 +202,9 @@ def _open_events(database: duckdb.DuckDBPyConnection, lake: Path, start: datetim
     database.execute("SET TimeZone = 'UTC'")
     first, last = (f"'{instant.isoformat()}'::TIMESTAMPTZ" for instant in (start, end - _MICROSECOND))
     transactions = snapshot(lake / "transactions").sql
+    in_stretch = f"event_timestamp BETWEEN {first} AND {last}"
+    scored_last = f"SELECT max(created_timestamp) FROM {transactions} WHERE {in_stretch}"
+    known_meanwhile = f"created_timestamp BETWEEN {first} AND greatest({last}, ({scored_last}))"
     views = [
         f"""
         SELECT CASE WHEN event_timestamp >= {first} THEN 'score' ELSE 'record' END AS kind,
@@ -207,8 +213,7 @@ def _open_events(database: duckdb.DuckDBPyConnection, lake: Path, start: datetim
                customer_latitude, customer_longitude, terminal_latitude, terminal_longitude,
                CAST(NULL AS VARCHAR) AS reason_code, CAST(NULL AS BIGINT) AS amount_usd_cents
         FROM {transactions}
-        WHERE event_timestamp BETWEEN {first} AND {last}
-           OR (event_timestamp < {first} AND created_timestamp BETWEEN {first} AND {last})"""
+        WHERE {in_stretch} OR (event_timestamp < {first} AND {known_meanwhile})"""
     ]
     if (lake / "chargebacks").exists():
         chargebacks = snapshot(lake / "chargebacks").sql
@@ -216,7 +221,7 @@ def _open_events(database: duckdb.DuckDBPyConnection, lake: Path, start: datetim
             f"""
         SELECT 'chargeback' AS kind, transaction_id, customer_id, terminal_id, event_timestamp,
                created_timestamp, reason_code, amount_usd_cents
-        FROM {chargebacks} WHERE created_timestamp BETWEEN {first} AND {last}"""
+        FROM {chargebacks} WHERE {known_meanwhile}"""
         )
     database.execute(f"CREATE TEMP TABLE events AS {' UNION ALL BY NAME '.join(views)}")
     ((scored,),) = database.sql("SELECT count(*) FROM events WHERE kind = 'score'").fetchall()
@@ -280,7 +285,7 @@ class _Connection:
 
     def _exchange(self, request: bytes) -> tuple[int, bytes, bool]:
         if self._socket is None:
-            self._socket = socket.create_connection(self._address, timeout=30)
+            self._socket = self._connected()
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.sendall(request)
         received = b""
@@ -294,6 +299,15 @@ class _Connection:
         if headers.get("connection") == "close":
             self._close()
         return int(status_line.split(" ", 2)[1]), body, headers.get("idempotent-replayed") == "true"
+
+    def _connected(self) -> socket.socket:
+        try:
+            return socket.create_connection(self._address, timeout=30)
+        except OSError as error:
+            raise ConnectionError(
+                f"service http://{self._host}: does not answer: {error.strerror or error}; "
+                "start it with 'fraud serve', or replay without a URL"
+            ) from error
 
     def _more(self) -> bytes:
         chunk = self._socket.recv(65_536) if self._socket is not None else b""

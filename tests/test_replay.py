@@ -1,8 +1,10 @@
 """Replay and audit through a real service process: BentoML, Valkey, MLflow, HTTP."""
 
+import json
 from collections import Counter
 from datetime import datetime, timedelta
 
+import duckdb
 import pytest
 
 from feature_repo.journal import read_decisions, read_events
@@ -12,6 +14,8 @@ from feature_repo.windows import embedded
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
 from pipelines.replay import ReplayReport, replay, run_replay
+from pipelines.replay import _open_events as open_events
+from pipelines.replay import _requests as requests
 from pipelines.serve import running_service
 from tests.deployments import END, LOADED_UNTIL, START, events, fill_lake, make_bundle
 from training.registry import load_version, promote, register
@@ -19,10 +23,14 @@ from training.tracking import connect, experiment_id
 
 TRANSACTIONS, CHARGEBACKS = events(seed=3)
 IN_STRETCH = [row for row in TRANSACTIONS if LOADED_UNTIL <= row["event_timestamp"] < END]
+# What is scored late is decided on what became known until then.
+KNOWN_LAST = max(END - timedelta(microseconds=1), *(row["created_timestamp"] for row in IN_STRETCH))
 KNOWN_IN_STRETCH = [
-    row for row in TRANSACTIONS if row["event_timestamp"] < LOADED_UNTIL <= row["created_timestamp"] < END
+    row
+    for row in TRANSACTIONS
+    if row["event_timestamp"] < LOADED_UNTIL <= row["created_timestamp"] <= KNOWN_LAST
 ]
-REPORTED = [row for row in CHARGEBACKS if LOADED_UNTIL <= row["created_timestamp"] < END]
+REPORTED = [row for row in CHARGEBACKS if LOADED_UNTIL <= row["created_timestamp"] <= KNOWN_LAST]
 
 
 def test_the_stretch_has_late_events_ties_and_chargebacks():
@@ -122,6 +130,45 @@ def test_the_audit_finds_no_difference_in_any_feature_or_score(replayed, deploym
     assert report.values_compared == report.decisions * report.features
 
 
+def test_what_becomes_known_until_the_last_is_scored_is_sent_before_it_even_after_the_end(tmp_path):
+    """
+    ----[start =========== end)--------------------------> known time
+      early    in-time          late  report  scored-late  too-late
+    """
+    end = START + timedelta(days=1)
+    row, hour = TRANSACTIONS[0], timedelta(hours=1)
+
+    def event(name, at, known):
+        return {**row, "transaction_id": name, "event_timestamp": at, "created_timestamp": known}
+
+    rows = [
+        event("early", START - hour, START - hour),
+        event("late", START - hour, end + hour),
+        event("too-late", START - hour, end + 4 * hour),
+        event("in-time", START + hour, START + hour),
+        event("scored-late", START + 2 * hour, end + 3 * hour),
+    ]
+    columns = (
+        "transaction_id",
+        "event_timestamp",
+        "customer_id",
+        "terminal_id",
+        "amount_usd_cents",
+        "event_day",
+    )
+    reported = {"reason_code": "10.4", "created_timestamp": end + 2 * hour}
+    fill_lake(tmp_path, rows, [{name: rows[0][name] for name in columns} | reported])
+    with duckdb.connect() as database:
+        assert open_events(database, tmp_path, START, end) == 2
+        sent = [(kind, json.loads(body)["transaction_id"]) for kind, body in requests(database)]
+    assert sent == [
+        ("score", "in-time"),
+        ("record", "late"),
+        ("chargeback", "early"),
+        ("score", "scored-late"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("start", "end"),
     [(END, START), (START, START), (datetime(2025, 3, 1), END)],
@@ -150,7 +197,9 @@ def test_an_absent_lake_says_how_to_fill_it(tmp_path):
 
 
 def test_an_absent_service_is_a_connection_error(deployment):
-    with pytest.raises(ConnectionError):
+    with pytest.raises(
+        ConnectionError, match=r"service http://127\.0\.0\.1:9: does not answer: .*fraud serve"
+    ):
         replay("http://127.0.0.1:9", settings().lake, LOADED_UNTIL, END)
 
 
