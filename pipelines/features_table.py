@@ -6,10 +6,11 @@ It reads the Python objects, not the registry, so it shows what the next ``feast
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 
-from feast import Entity, FeatureService, FeatureView
+from feast import Entity, FeatureView
 from feast.on_demand_feature_view import OnDemandFeatureView
 from rich.table import Table
 
+from feature_repo.store import defined_service
 from feature_repo.windows.durations import format_duration
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.state import from_microseconds
@@ -51,15 +52,13 @@ def feature_rows(name: str) -> list[FeatureRow]:
     """
     from feature_repo import definitions
 
+    service = defined_service(name)
     objects = [getattr(definitions, each) for each in definitions.__all__]
-    services = {each.name: each for each in objects if isinstance(each, FeatureService)}
-    if name not in services:
-        raise ValueError(f"feature service {name!r}: not defined; there are {', '.join(sorted(services))}")
     views = {each.name: each for each in objects if isinstance(each, FeatureView | OnDemandFeatureView)}
     entities = {each.name: each for each in objects if isinstance(each, Entity)}
     return [
         row
-        for projection in services[name].feature_view_projections
+        for projection in service.feature_view_projections
         for row in _rows(views, entities, projection.name, [field.name for field in projection.features])
     ]
 

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from feature_repo.journal import read_decisions
 from feature_repo.settings import settings
-from feature_repo.store import open_store
+from feature_repo.store import defined_service, open_store
 from monitoring.parity import BundleLoader, ParityReport, audit
 from pipelines.load_journal import JournalLoad, count_lines, load_journal
 from pipelines.outcomes import save
@@ -69,8 +70,11 @@ def parity(
 
     Raises:
         FileNotFoundError: there is no lake.
+        ValueError: ``feature_service`` is neither defined nor in the journal.
     """
     here = settings()
+    if feature_service is not None:
+        _check_service(feature_service, here.journal)
     loaded = load_journal(here.journal, here.lake, progress=progress)
     total = count_lines(here.journal, "decisions")
     report = audit(
@@ -84,6 +88,15 @@ def parity(
         here.home / FOLDER, clock(), {"loaded": asdict(loaded), **asdict(report), "holds": report.holds}
     )
     return ParityRun(loaded, report, path)
+
+
+def _check_service(name: str, journal: Path) -> None:
+    # What is defined no more can be audited as long as the journal has decisions made with it.
+    try:
+        defined_service(name)
+    except ValueError:
+        if not any(record["feature_service"] == name for record in read_decisions(journal)):
+            raise
 
 
 def registry_loader(name: str, version: str) -> Bundle:

@@ -7,7 +7,7 @@ import duckdb
 
 from feature_repo.lake import snapshot
 from feature_repo.settings import settings
-from feature_repo.store import apply_definitions, open_store
+from feature_repo.store import apply_definitions, defined_service, open_store
 from monitoring.drift import build_profile
 from pipelines.progress import Progress, quiet
 from training.dataset import build_dataset
@@ -42,9 +42,10 @@ def train_model(
 
     Raises:
         FileNotFoundError: the lake is empty.
-        ValueError: too little history for the fold, or no frauds in it.
+        ValueError: no such FeatureService, too little history for the fold, or no frauds in it.
         LeakError: the result is too good to be honest.
     """
+    defined_service(feature_service)
     lake = settings().lake
     as_of = as_of or known_until(lake)
     fold = fold or labelled_fold(lake, as_of, maturity, train_days=train_days, test_days=test_days)

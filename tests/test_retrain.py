@@ -180,8 +180,19 @@ def test_parity_of_journalled_decisions_holds_and_is_written_down(loop: Path) ->
     assert json.loads(done.path.read_text())["holds"] is True
 
 
+def test_a_service_that_is_defined_no_more_can_be_audited_while_the_journal_has_it(loop: Path) -> None:
+    (path,) = (loop / "journal").glob("decisions-*.jsonl")
+    whole = path.read_text()
+    path.write_text(whole.replace('"feature_service": "fraud_v1"', '"feature_service": "fraud_v0"'))
+    try:
+        done = parity(feature_service="fraud_v0")
+        assert set(done.report.attributed) == {"other_definitions"}
+    finally:
+        path.write_text(whole)
+
+
 def test_an_audit_of_nothing_does_not_pass(loop: Path) -> None:
-    assert parity(feature_service="of no decision").exit_code == 1
+    assert parity(feature_service="published_v1").exit_code == 1
 
 
 def test_a_difference_is_the_exit_code_of_parity_and_holds_the_verdict_back(loop: Path) -> None:
