@@ -110,11 +110,9 @@ def _field_checks(field: Field) -> list[Check]:
             checks.append(Check(name, f"{unread} AND {zoneless}", "no time zone", way_out))
             unread = f"{unread} AND NOT ({zoneless})"
         checks.append(Check(name, unread, "not a time", "write it like 2018-04-01T00:00:31Z"))
-        checks.append(
-            Check(
-                name, f"{name} NOT {_PLAUSIBLE}", "not between 1970 and 2200", "check the unit and the year"
-            )
-        )
+        # Without a value of its own, a known time is the event time, which is checked by itself.
+        far = f"{raw} IS NOT NULL AND {name} NOT {_PLAUSIBLE}"
+        checks.append(Check(name, far, "not between 1970 and 2200", "check the unit and the year"))
     elif field.kind == "amount":
         way_out = "write digits with a decimal point, below 10^14"
         checks.append(Check(name, unread, "not an amount", way_out))

@@ -409,6 +409,19 @@ class TestBadTransactions:
         assert "event_timestamp: row 2" in message
         assert "not between 1970 and 2200" in message
 
+    def test_a_known_time_worked_out_from_a_bad_time_is_not_reported_too(self, lake: Path) -> None:
+        message = refused(
+            canonical_rows(event_timestamp=[NOON, datetime(2999, 1, 1, tzinfo=UTC)]), lake, "canonical"
+        )
+        assert "event_timestamp: row 2" in message
+        assert "created_timestamp" not in message
+
+    def test_a_known_time_of_its_own_is_checked_by_itself(self, lake: Path) -> None:
+        message = refused(
+            canonical_rows(created_timestamp=[NOON, datetime(2999, 1, 1, tzinfo=UTC)]), lake, "canonical"
+        )
+        assert "created_timestamp: row 2 has '2999-01-01 00:00:00+00': not between 1970 and 2200" in message
+
     def test_known_before_it_happened(self, lake: Path) -> None:
         known = [NOON, NOON - timedelta(hours=1)]
         message = refused(canonical_rows(created_timestamp=known), lake, "canonical")
