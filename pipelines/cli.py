@@ -234,7 +234,11 @@ def demo(
         "build"
     ),
 ) -> None:
-    """Run the whole path, from raw transactions to a scored, audited and monitored decision."""
+    """Run the whole path, from raw transactions to a scored, audited and monitored decision.
+
+    It has a deployment of its own, with its own embedded server and its own MLflow, whatever FRAUD_HOME, FRAUD_REDIS and
+    MLFLOW_TRACKING_URI say.
+    """
     from pipelines.demo import DemoError, run_demo
     from pipelines.demo_table import tables
     from pipelines.progress import shown

@@ -1,7 +1,8 @@
 """``fraud demo``: the whole path on real input, from raw transactions to a scored, audited and monitored decision.
 
-Everything happens in a deployment of its own, made anew each time, so nothing of yours is touched. Each step is the verb's
-own function, the one that the command line runs. What was measured is returned as one document, written to
+Everything happens in a deployment of its own, made anew each time, with its own Valkey server and its own MLflow, whatever
+``FRAUD_REDIS`` and ``MLFLOW_TRACKING_URI`` say: nothing of yours is touched. Each step is the verb's own function, the one
+that the command line runs. What was measured is returned as one document, written to
 ``build/demo.json``, and shown as a table by ``pipelines.demo_table``.
 
 On the Handbook's data its published protocol is run too, beside the published figures; keys that do not apply are null.
@@ -11,13 +12,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from feature_repo.settings import make_private
 from pipelines.progress import Progress, quiet
 
 __all__ = ["DemoError", "run_demo"]
@@ -74,7 +76,7 @@ def run_demo(
     """
     run = _Run(_fresh_home(folder / "demo"), progress)
     # Every verb reads its deployment from the environment, as does the service, which is another process.
-    with _environment(FRAUD_HOME=str(run.home)):
+    with _environment(FRAUD_HOME=str(run.home), FRAUD_REDIS=None, MLFLOW_TRACKING_URI=None):
         from feature_repo.windows import embedded
 
         try:
@@ -207,23 +209,29 @@ def _fresh_home(home: Path) -> Path:
 
         embedded.stop(home)
         shutil.rmtree(home)
-    home.mkdir(parents=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
+    make_private(home)
     (home / MARKER).touch()
     return home
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def _environment(**values: str | None) -> Iterator[None]:
+    """These variables within, and what they were after it; None is unset."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _load(

@@ -1,6 +1,7 @@
 """The demo, whole, on a small simulation: the same steps, the same document, the same promises."""
 
 import json
+import os
 
 import pytest
 
@@ -21,12 +22,19 @@ STEPS = {
     "total",
 }
 
+# Somebody's deployment, which a demo must not touch; nobody listens there.
+ELSEWHERE = {"FRAUD_REDIS": "127.0.0.1:9", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     notes = []
-    document = run_demo(folder, transactions=100_000, replayed=400, note=notes.append)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ELSEWHERE.items():
+            patch.setenv(name, value)
+        document = run_demo(folder, transactions=100_000, replayed=400, note=notes.append)
+        assert {name: os.environ[name] for name in ELSEWHERE} == ELSEWHERE
     return folder, document, notes
 
 
@@ -41,6 +49,12 @@ def test_the_document_is_what_was_returned_and_has_every_key(run):
         assert document["models"][name]["week"] is None
         assert document["models"][name]["prequential"] is None
     assert set(document["seconds"]) == STEPS
+
+
+def test_server_and_mlflow_are_its_own_whatever_the_environment_names(run):
+    folder, _, _ = run
+    assert (folder / "demo" / "mlflow.db").is_file()
+    assert (folder / "demo" / "valkey").is_dir()
 
 
 def test_every_replayed_transaction_is_scored_by_the_model_and_audited_to_the_bit(run):
