@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     # BentoML imports this in its supervisor too, which needs none of the seconds that Feast takes to import.
     from bento.serving import Serving
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "read_body", "refuse"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,22 +49,22 @@ class _Post:
         started_ns = time.perf_counter_ns()
         serving: Serving = scope["app"].state.serving
         try:
-            body = await _body(scope, receive)
+            body = await read_body(scope, receive)
             reply = serving.answer(self._verb, body, started_ns)
         except Problem as error:
             serving.metrics.problems.labels(error.kind).inc()
-            await _refuse(send, error)
+            await refuse(send, error)
         except Exception as error:  # the last stand: the sender gets an answer, the log gets the rest
             serving.metrics.errors.labels("internal").inc()
             _log.error("request failed", exc_info=error, extra={"path": scope["path"]})
-            await _refuse(send, Problem("internal-error", "nothing was decided; the service's log says why"))
+            await refuse(send, Problem("internal-error", "nothing was decided; the service's log says why"))
         else:
             again = ((b"idempotent-replayed", b"true"),) if reply.repeated else ()
             await _send(send, 200, "application/json", reply.body, *again)
 
 
-async def _body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body.
+async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The whole body, of at most ``limit`` bytes.
 
     Raises:
         Problem: not declared as JSON, or over the limit; what is over is not read.
@@ -74,26 +74,28 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     if media_type != b"application/json":
         shown = media_type.decode("latin-1")
         raise Problem("media-type", f"the content type is {shown!r}; send 'content-type: application/json'")
-    if int(headers.get(b"content-length", b"0")) > MAX_BODY_BYTES:
-        raise _too_large()
+    if int(headers.get(b"content-length", b"0")) > limit:
+        raise _too_large(limit)
     chunks: list[bytes] = []
     size, more = 0, True
     while more:
         message: Message = await receive()
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
+        if size > limit:
+            raise _too_large(limit)
         chunks.append(chunk)
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _too_large() -> Problem:
-    return Problem("body-too-large", f"more than {MAX_BODY_BYTES} bytes; send one transaction a request")
+def _too_large(limit: int) -> Problem:
+    way_out = "send one transaction a request" if limit == MAX_BODY_BYTES else "send fewer transactions"
+    return Problem("body-too-large", f"more than {limit} bytes; {way_out}")
 
 
-async def _refuse(send: Send, error: Problem) -> None:
+async def refuse(send: Send, error: Problem) -> None:
+    """Answer with the problem's document."""
     again = ((b"retry-after", b"1"),) if error.status == 503 else ()
     await _send(send, error.status, MEDIA_TYPE, error.body(), *again)
 

@@ -54,6 +54,7 @@ __all__ = [
     "parse_json",
     "parse_transaction",
     "transaction_from",
+    "type_name",
 ]
 
 MAX_BODY_BYTES = 64 * 1024
@@ -240,7 +241,7 @@ _decode = json.JSONDecoder(parse_float=Decimal, parse_constant=Decimal, object_p
 def _fields(value: Any, known: Mapping[str, _Field], where: str) -> dict[str, Any]:
     if type(value) is not dict:
         path = where.removesuffix(".") or None
-        raise problem("invalid-json", path, f"it must be a JSON object, not {_type_name(value)}")
+        raise problem("invalid-json", path, f"it must be a JSON object, not {type_name(value)}")
     for name in value:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -255,7 +256,7 @@ def _fields(value: Any, known: Mapping[str, _Field], where: str) -> dict[str, An
 
 def _text(path: str, value: Any) -> str:
     if type(value) is not str:
-        raise problem("wrong-type", path, f"it must be text, not {_type_name(value)}; put it in quotes")
+        raise problem("wrong-type", path, f"it must be text, not {type_name(value)}; put it in quotes")
     if not 0 < len(value) <= MAX_TEXT:
         raise problem("invalid-value", path, f"it has {len(value)} characters; send 1 to {MAX_TEXT}")
     if not value.isprintable() or value[0] == " " or value[-1] == " ":
@@ -269,7 +270,7 @@ def _text(path: str, value: Any) -> str:
 
 def _timestamp(path: str, value: Any) -> datetime:
     if type(value) is not str:
-        raise problem("wrong-type", path, f"it must be text, not {_type_name(value)}; send {_TIME_EXAMPLE}")
+        raise problem("wrong-type", path, f"it must be text, not {type_name(value)}; send {_TIME_EXAMPLE}")
     match = _RFC3339.fullmatch(value)
     if match is None:
         raise problem(
@@ -302,7 +303,7 @@ def _amount(path: str, value: Any) -> Decimal:
     elif type(value) is int:
         value = Decimal(value)
     elif type(value) is not Decimal:
-        raise problem("wrong-type", path, f"it must be a number or a decimal string, not {_type_name(value)}")
+        raise problem("wrong-type", path, f"it must be a number or a decimal string, not {type_name(value)}")
     if not value.is_finite():
         raise problem("invalid-value", path, f"it is {value}; send digits such as 12.50")
     if value >= AMOUNT_LIMIT:
@@ -314,7 +315,7 @@ def _amount(path: str, value: Any) -> Decimal:
 
 def _whole_cents(path: str, value: Any) -> int:
     if type(value) is not int:
-        raise problem("wrong-type", path, f"it must be a whole number of US cents, not {_type_name(value)}")
+        raise problem("wrong-type", path, f"it must be a whole number of US cents, not {type_name(value)}")
     if not 0 <= value <= MAX_AMOUNT_USD_CENTS:
         raise problem("invalid-value", path, f"it is outside 0 to {MAX_AMOUNT_USD_CENTS} US cents")
     return value
@@ -323,7 +324,7 @@ def _whole_cents(path: str, value: Any) -> int:
 def _degrees(limit: int) -> Callable[[str, Any], float]:
     def parse(path: str, value: Any) -> float:
         if type(value) not in (int, Decimal):
-            raise problem("wrong-type", path, f"it must be a number of degrees, not {_type_name(value)}")
+            raise problem("wrong-type", path, f"it must be a number of degrees, not {type_name(value)}")
         if not (Decimal(value).is_finite() and -limit <= value <= limit):
             raise problem("invalid-value", path, f"it is outside -{limit} to {limit} degrees")
         return float(value)
@@ -398,7 +399,8 @@ def _us(instant: datetime) -> int:
     return (instant - _EPOCH) // _MICROSECOND
 
 
-def _type_name(value: Any) -> str:
+def type_name(value: Any) -> str:
+    """What a decoded JSON value is, in a word or two."""
     if value is None:
         return "null"
     return _TYPE_NAMES[type(value)]

@@ -6,17 +6,15 @@ traces are off, as they cost more than a decision; the app has its own metrics a
 
 import gc
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import bentoml
 from starlette.responses import Response
 
 from bento.app import create_app
+from bento.batch import BATCH_PATH, BatchBodies
 from bento.logs import CANNOT_START, configure
 from bento.problem import MEDIA_TYPE, Problem
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FraudScorer", "app"]
 
@@ -61,10 +59,13 @@ class FraudScorer:
         """Stop following the registry, and close the journal."""
         self._serving.close()
 
-    @bentoml.api(route="/v1/score_batch")
+    @bentoml.api(route=BATCH_PATH)
     def score_batch(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Score up to 500 transactions as ``/v1/score`` would now; nothing is recorded or journalled."""
         try:
             return self._serving.score_batch(transactions)
         except Problem as error:
             return Response(error.body(), error.status, media_type=MEDIA_TYPE)  # type: ignore[return-value]
+
+
+FraudScorer.add_asgi_middleware(BatchBodies)  # type: ignore[attr-defined]

@@ -142,6 +142,39 @@ def test_a_batch_is_scored_for_people_within_the_timeout(url):
     assert (wrong.status_code, wrong.json()["field"]) == (422, "transactions[0].amount")
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "field"),
+    [
+        (b"{bad", "invalid-json", None),
+        (b"", "invalid-json", None),
+        (b"[]", "invalid-json", None),
+        (b'{"transactions": "\\ud800"}', "invalid-json", None),
+        (b'{"transactions": ' + b"[" * 300, "invalid-json", None),
+        (b"{}", "missing-field", "transactions"),
+        (b'{"x": 1, "transactions": []}', "unknown-field", "x"),
+        (b'{"transactions": null}', "wrong-type", "transactions"),
+        (b'{"transactions": [{}, 1.5]}', "invalid-json", "transactions[1]"),
+        (b'{"transactions": []}', "invalid-value", "transactions"),
+        (b'{"transactions": [{}]}', "missing-field", "transactions[0].transaction_id"),
+        (b" " * (1024 * 1024 + 1), "body-too-large", None),
+    ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
+)
+def test_a_malformed_batch_gets_a_problem_and_no_traceback(url, home, body, kind, field):
+    logged = (home / "service.log").stat().st_size
+    answer = httpx.post(f"{url}/v1/score_batch", content=body, headers={"content-type": "application/json"})
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert (document["type"], document["status"]) == (f"/problems/{kind}", answer.status_code)
+    assert document.get("field") == field
+    assert "Traceback" not in (home / "service.log").read_text()[logged:]
+
+
+def test_a_batch_must_be_declared_as_json(url):
+    answer = httpx.post(f"{url}/v1/score_batch", content=b'{"transactions": [{}]}')
+    assert (answer.status_code, answer.json()["type"]) == (415, "/problems/media-type")
+
+
 def test_the_pages_for_operators_answer(url):
     assert httpx.get(f"{url}/livez").status_code == 200
     assert httpx.get(f"{url}/v1/model").json()["version"] == "1"

@@ -1,0 +1,74 @@
+"""What must hold of a batch's body before BentoML reads it: BentoML answers others in a form of its own, and logs a
+traceback of each.
+"""
+
+from typing import Any
+
+from pydantic_core import from_json
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bento.app import read_body, refuse
+from bento.problem import Problem, problem
+from bento.request import MAX_TEXT, type_name
+
+__all__ = ["BATCH_PATH", "MAX_BATCH_BYTES", "BatchBodies"]
+
+BATCH_PATH = "/v1/score_batch"
+MAX_BATCH_BYTES = 1024 * 1024
+_FIELD = "transactions"
+
+
+class BatchBodies:
+    """Middleware: refuses a batch that is not ``{"transactions": [{...}, ...]}``, and passes on all else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != BATCH_PATH or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        try:
+            body = await read_body(scope, receive, MAX_BATCH_BYTES)
+            _check(body)
+        except Problem as error:
+            await refuse(send, error)
+        else:
+            await self._app(scope, _once(body, receive), send)
+
+
+def _check(body: bytes) -> None:
+    try:
+        # With the parser that BentoML uses: what it cannot read ends here.
+        given = from_json(body)
+    except ValueError as error:
+        raise Problem("invalid-json", f"{error} of the body; send one JSON object") from None
+    _check_object(given, None)
+    for name in given:
+        if name != _FIELD:
+            raise problem("unknown-field", name[:MAX_TEXT], f"it is not a field here; known is {_FIELD}")
+    if _FIELD not in given:
+        raise problem("missing-field", _FIELD, "it is missing; send a list of transactions")
+    if not isinstance(given[_FIELD], list):
+        raise problem(
+            "wrong-type", _FIELD, f"it must be a list of transactions, not {type_name(given[_FIELD])}"
+        )
+    for index, each in enumerate(given[_FIELD]):
+        _check_object(each, f"{_FIELD}[{index}]")
+
+
+def _check_object(value: Any, path: str | None) -> None:
+    if not isinstance(value, dict):
+        raise problem("invalid-json", path, f"it must be a JSON object, not {type_name(value)}")
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """A receive that gives the body that was read already, then whatever else comes."""
+    left = [body]
+
+    async def again() -> Message:
+        if left:
+            return {"type": "http.request", "body": left.pop(), "more_body": False}
+        return await receive()
+
+    return again
