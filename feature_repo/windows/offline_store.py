@@ -1,10 +1,12 @@
 """Feast's DuckDB offline store, with windowed views computed exactly.
 
 Windowed views go to ``offline.py``, plain views to one ``ASOF`` join each, on-demand transforms to the same numpy functions
-that serve. A retrieval is lazy: nothing is read before its result is asked for.
+that serve. What plain views are materialized from is in ``pull.py``. A retrieval is lazy: nothing is read before its result
+is asked for.
 """
 
 from collections.abc import Callable
+from copy import copy
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
+from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.duckdb import _write_data_source as write_data_source
-from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
@@ -25,6 +28,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo.windows.offline import compute
 from feature_repo.windows.plain import point_in_time_join
+from feature_repo.windows.pull import Pull, pull
 from feature_repo.windows.sources import source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.state import from_microseconds
@@ -163,6 +167,52 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         rest = [view for view in on_demand if declared_transform(view) is None]
         return WindowedRetrievalJob(run, full_feature_names, rest, metadata, config.repo_path)
 
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """The newest row of each key in ``[start_date, end_date]``; see ``Pull``. Sources elsewhere than in files: Feast's."""
+        if not _local_files(data_source):
+            return DuckDBOfflineStore.pull_latest_from_table_or_query(
+                config, data_source, join_key_columns, feature_name_columns, timestamp_field,
+                created_timestamp_column, start_date, end_date,
+            )  # fmt: skip
+        asked = Pull(
+            tuple(join_key_columns), tuple(feature_name_columns), timestamp_field, created_timestamp_column,
+            start_date, end_date, newest=True,
+        )  # fmt: skip
+        return _pull_job(config, data_source, asked)
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """Every row in ``[start_date, end_date]``; see ``Pull``. Sources elsewhere than in files: Feast's."""
+        if not _local_files(data_source):
+            return DuckDBOfflineStore.pull_all_from_table_or_query(
+                config, data_source, join_key_columns, feature_name_columns, timestamp_field,
+                created_timestamp_column, start_date, end_date,
+            )  # fmt: skip
+        asked = Pull(
+            tuple(join_key_columns), tuple(feature_name_columns), timestamp_field, created_timestamp_column,
+            start_date, end_date, newest=False,
+        )  # fmt: skip
+        return _pull_job(config, data_source, asked)
+
 
 class _Retrieval:
     """One run: the entity table in DuckDB, and the columns added to it."""
@@ -175,11 +225,7 @@ class _Retrieval:
         self._full_names = full_names
         self._filter_by_created = filter_by_created
         self._time_column = time_column
-        self._connection = duckdb.connect()
-        self._connection.execute("SET TimeZone = 'UTC'")
-        limit = getattr(config.offline_store, "memory_limit", None)
-        if limit:
-            self._connection.execute("SET memory_limit = ?", [limit])
+        self._connection = _connect(config)
         entity = pa.Table.from_pandas(frame, preserve_index=False)
         moment = pa.array(instants).cast(pa.timestamp("us", tz="UTC"))
         self._columns = {name: entity.column(name) for name in entity.column_names}
@@ -245,6 +291,38 @@ class _Retrieval:
                     f"{view.name}: join key {column!r} is not in the entity rows, which have {sorted(self._entity_columns)}"
                 )
         return join_keys
+
+
+def _connect(config: RepoConfig) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    limit = getattr(config.offline_store, "memory_limit", None)
+    if limit:
+        connection.execute("SET memory_limit = ?", [limit])
+    return connection
+
+
+def _local_files(source: DataSource) -> bool:
+    """Whether it is a source of files on this machine; others may need credentials, which Feast's own readers know."""
+    source = _batch_source(source)
+    return isinstance(source, FileSource) and "://" not in source.path
+
+
+def _batch_source(source: DataSource) -> DataSource:
+    """A push source's files; Feast asks for the push source itself."""
+    return getattr(source, "batch_source", None) or source
+
+
+def _pull_job(config: RepoConfig, source: DataSource, asked: Pull) -> RetrievalJob:
+    # Feast asks by the files' own column names, and renames what it is given.
+    unmapped = copy(_batch_source(source))
+    unmapped.field_mapping = {}
+
+    def run() -> pa.Table:
+        with _connect(config) as connection:
+            return pull(connection, source_sql(unmapped, config.repo_path), asked)
+
+    return WindowedRetrievalJob(run, False, [], None, config.repo_path)
 
 
 def _entity_frame(entity_df: pd.DataFrame | str | None) -> pd.DataFrame:

@@ -1,0 +1,98 @@
+"""Rows of one source between two instants, as plain views are materialized from it: all of them, or the newest of each key."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import duckdb
+import pyarrow as pa
+from feast.feature_logging import LOG_TIMESTAMP_FIELD
+
+from feature_repo.lake import quote
+from feature_repo.windows.plain import DUMMY_KEY
+from feature_repo.windows.sources import instant_sql
+from feature_repo.windows.state import to_microseconds
+
+
+@dataclass(frozen=True)
+class Pull:
+    """What is asked of a source; columns are named as in its files.
+
+    Attributes:
+        keys: join keys; none for a view without entities.
+        created: when a row became known; None if the source does not say.
+        start, end: range of ``time``, both ends included; None is open. Without a zone they are UTC, as in Feast.
+        newest: of each key only the row with the newest ``time``, of several the one created last; rows without a key, which
+            nobody could ask for, are left out. Else every row; without keys in that order, newest first, as Feast's local
+            engine then leaves it to the online store to keep the newest, and of several at one time the first.
+    """
+
+    keys: tuple[str, ...]
+    features: tuple[str, ...]
+    time: str
+    created: str | None
+    start: datetime | None
+    end: datetime | None
+    newest: bool
+
+
+def pull(connection: duckdb.DuckDBPyConnection, source: str, asked: Pull) -> pa.Table:
+    """The rows: keys, features, time and created, in this order, each once; times in microseconds UTC.
+
+    Without keys the first column is Feast's made-up key, except in logs, which no view is kept from.
+
+    Args:
+        source: a DuckDB table expression.
+
+    Raises:
+        ValueError: the source lacks a column, with those it has.
+    """
+    types = dict(
+        connection.execute(
+            f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
+        ).fetchall()
+    )
+    missing = [name for name in _columns(asked) if name not in types]
+    if missing:
+        raise ValueError(f"source: no column {missing}; it has {sorted(types)}")
+    return connection.sql(pull_sql(source, types, asked)).to_arrow_table()
+
+
+def pull_sql(source: str, types: Mapping[str, str], asked: Pull) -> str:
+    """The query of ``pull``."""
+    columns = [_column(name, types, asked) for name in _columns(asked)]
+    if not asked.keys and asked.time != LOG_TIMESTAMP_FIELD:
+        columns.insert(0, f"'' AS {quote(DUMMY_KEY)}")
+    time = f"epoch_us({instant_sql(asked.time, types)})"
+    held = [f"{quote(asked.time)} IS NOT NULL"]
+    if asked.start is not None:
+        held.append(f"{time} >= {_microseconds(asked.start)}")
+    if asked.end is not None:
+        held.append(f"{time} <= {_microseconds(asked.end)}")
+    if asked.newest:
+        held += [f"{quote(key)} IS NOT NULL" for key in asked.keys]
+    query = f"SELECT {', '.join(columns)} FROM {source} WHERE {' AND '.join(held)}"
+    order = [f"{time} DESC"]
+    if asked.created:
+        order.append(f"epoch_us({instant_sql(asked.created, types)}) DESC NULLS LAST")
+    ranked = f"ORDER BY {', '.join(order)}"
+    if not asked.newest:
+        return query if asked.keys else f"{query} {ranked}"
+    by = f"PARTITION BY {', '.join(quote(key) for key in asked.keys)} " if asked.keys else ""
+    return f"{query} QUALIFY row_number() OVER ({by}{ranked}) = 1"
+
+
+def _columns(asked: Pull) -> Sequence[str]:
+    created = (asked.created,) if asked.created else ()
+    return tuple(dict.fromkeys((*asked.keys, *asked.features, asked.time, *created)))
+
+
+def _column(name: str, types: Mapping[str, str], asked: Pull) -> str:
+    """Instants become microseconds UTC, as do features in nanoseconds, which neither Feast nor Arrow's readers take."""
+    if name in (asked.time, asked.created) or types[name].endswith("_NS"):
+        return f"{instant_sql(name, types)} AS {quote(name)}"
+    return quote(name)
+
+
+def _microseconds(instant: datetime) -> int:
+    return to_microseconds(instant if instant.tzinfo else instant.replace(tzinfo=UTC))
