@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bento.kept import KeptChampion
 from bento.online import open_serving_store
-from feature_repo.windows.plan import OnlinePlan
+from feature_repo.windows.plan import FAR_AHEAD_US, OnlinePlan
 from training.bundle import Bundle
 from training.registry import MODEL_NAME, alias_version, load_version
 
@@ -68,7 +68,7 @@ def prepare(bundle: Bundle, version: str) -> Champion:
 
 def _warm(bundle: Bundle, plan: OnlinePlan) -> None:
     columns = {**dict.fromkeys(plan.join_keys, ""), **dict.fromkeys(plan.request_columns, 1)}
-    row = {**columns, "event_timestamp_us": 1, "amount_usd_cents": 1}
+    row = {**columns, "event_timestamp_us": FAR_AHEAD_US, "amount_usd_cents": 1}
     score = float(bundle.score(plan.read([row]).values)[0])
     bundle.decide(score, 1)
     bundle.decide_without_model(row)

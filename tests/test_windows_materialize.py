@@ -313,3 +313,17 @@ def test_an_event_without_id_or_times_is_refused_on_both_sides(home, tmp_path, c
     frame = pd.DataFrame([{"key": "a", "event_timestamp": at(60)}])
     with pytest.raises(ValueError, match=message):
         store.get_historical_features(frame, ["view:all_events_count_7d"]).to_df()
+
+
+def test_a_plan_warms_over_a_view_that_left_events_out(home, tmp_path):
+    store = deploy(tmp_path, [event(1, 0), event(2, 60 * DAY)])
+    store.materialize(at(-DAY), at(61 * DAY))
+    OnlinePlan.compile(store, "service").warm()
+
+
+def test_a_plan_warms_up_whatever_was_left_out(home, tmp_path):
+    store = deploy(tmp_path, [event(1, 0), event(2, 60 * DAY)])
+    store.materialize(at(-DAY), at(61 * DAY))
+    plan = OnlinePlan.compile(store, "service")
+    plan.warm()
+    assert plan.missing_state() == []

@@ -313,3 +313,8 @@ def test_a_damaged_state_is_an_error_not_an_answer(store, plan, recorder, key):
     with pytest.raises(ValueError, match=r"^hourly: a state of .* is no whole number"):
         ask(plan, key, at(1))
     client_of(store).delete(name)
+
+
+def test_warming_asks_for_nothing_that_a_state_has_dropped(plan, recorder):
+    recorder.record("events", [{**one, "key": ""} for one in ten_minutely("", 1500)])
+    plan.warm()

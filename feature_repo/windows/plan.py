@@ -21,6 +21,10 @@ from feature_repo.windows.state import NOTHING_DROPPED, windows_of_states
 from feature_repo.windows.transform import TIME, Reals, Transform, declared_transform
 
 INSTANT, KNOWN_AS_OF = "event_timestamp_us", "known_as_of_us"
+# An instant that no floor forbids: 2100-01-01.
+_NO_ONES_TIME = 4_102_444_800_000_000
+FAR_AHEAD_US = 2**62
+"""An instant from which no window reaches back to what a state has dropped: for warming."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,11 @@ class OnlinePlan:
 
     def warm(self) -> None:
         """Compile or load everything that the first request would; touches no state."""
-        row = {**dict.fromkeys(self.join_keys, ""), **dict.fromkeys(self.request_columns, 0.0), INSTANT: 1}
+        row = {
+            **dict.fromkeys(self.join_keys, ""),
+            **dict.fromkeys(self.request_columns, 0.0),
+            INSTANT: FAR_AHEAD_US,
+        }
         self.read([row, row])
 
     def read(self, rows: Sequence[Mapping[str, Any]]) -> Answer:
