@@ -138,6 +138,8 @@ def test_a_window_is_closed_at_its_start_and_open_at_its_end_to_the_microsecond(
     store = deploy(folder, [event(1, 20, late=-1)])
     seconds = [20, 20 + micro, 30, 30 + micro]
     assert ask(store, [("a", s) for s in seconds])[NAME_COUNT] == [0, 1, 1, 0]
+    # Alone, each is the end of the range of events that is read.
+    assert [ask(store, [("a", s)])[NAME_COUNT] for s in seconds] == [[0], [1], [1], [0]]
 
 
 def test_a_delay_moves_both_edges(folder):
