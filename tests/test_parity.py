@@ -196,11 +196,15 @@ class Case:
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
     def alter_lake(self, change: Callable[[Records], Records]) -> None:
-        """Rewrite the transactions of the lake as ``change`` returns them."""
+        """Rewrite the transactions of the lake as ``change`` returns them, given in order of time: files have none."""
         path = self.lake / "transactions"
         table = DeltaTable(str(path)).to_pyarrow_table()
-        rows = pa.Table.from_pylist(change(table.to_pylist()), table.schema)
+        rows = pa.Table.from_pylist(change(_in_order_of_time(table)), table.schema)
         write_deltalake(str(path), rows, mode="overwrite", partition_by=["event_day"])
+
+
+def _in_order_of_time(table: pa.Table) -> Records:
+    return sorted(table.to_pylist(), key=lambda row: (row["event_timestamp"], row["transaction_id"]))
 
 
 @pytest.fixture
