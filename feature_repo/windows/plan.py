@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 from feast import FeatureStore
-from feast.on_demand_feature_view import OnDemandFeatureView
 from numpy.typing import NDArray
 
-from feature_repo.windows.digest import definitions_digest, service_features
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import floor_key, loaded_key, state_key, view_prefix
-from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
+from feature_repo.windows.resolve import Resolved, resolve_service
+from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import NOTHING_DROPPED, windows_of_states
-from feature_repo.windows.transform import TIME, Reals, Transform, declared_transform
+from feature_repo.windows.transform import TIME, Reals, Transform
 
 INSTANT, KNOWN_AS_OF = "event_timestamp_us", "known_as_of_us"
 # An instant that no floor forbids: 2100-01-01.
@@ -133,34 +132,16 @@ class OnlinePlan:
         """Resolve a FeatureService once.
 
         Raises:
-            ValueError: it holds something the plan cannot serve: a plain view, an on-demand view not declared as a
-                ``Transform``, or an alias. ``get_online_features`` still answers for those.
+            ValueError: see ``resolve_service``.
         """
-        service = store.get_feature_service(feature_service)
-        wanted: dict[str, None] = {}
-        transforms: list[Transform] = []
-        for projection in service.feature_view_projections:
-            if projection.name_alias or projection.join_key_map:
-                raise ValueError(
-                    f"{feature_service}: view {projection.name!r} is renamed; the plan serves views by their names"
-                )
-            view = store.registry.get_any_feature_view(projection.name, store.project)
-            if isinstance(view, OnDemandFeatureView):
-                declared = declared_transform(view)
-                if declared is None:
-                    raise ValueError(
-                        f"{feature_service}: on-demand view {view.name!r} is no Transform; declare it with @transform"
-                    )
-                transforms.append(declared)
-                wanted |= dict.fromkeys(
-                    source.name for source in view.source_feature_view_projections.values()
-                )
-            else:
-                wanted[view.name] = None
-        views = [_view(store, name) for name in wanted]
+        return cls.of(store, resolve_service(store, feature_service))
+
+    @classmethod
+    def of(cls, store: FeatureStore, resolved: Resolved) -> "OnlinePlan":
+        """The plan of a FeatureService that is resolved already, by the store's registry or by a model's own definitions."""
         client = store._get_provider().online_store._get_client(store.config.online_store)
-        digest = definitions_digest(store, feature_service)
-        return cls(client, store.project, views, transforms, service_features(service), digest)
+        views = [StateView(spec, store.project, spec.keys) for spec in resolved.views]
+        return cls(client, store.project, views, resolved.transforms, resolved.feature_names, resolved.digest)
 
     def missing_state(self) -> list[str]:
         """Views into whose state no history was ever loaded under their present definition."""
@@ -205,13 +186,3 @@ class OnlinePlan:
             columns |= transform(columns)
         values = np.stack([columns[name] for name in self.feature_names], axis=1)
         return Answer(values, known, seen)
-
-
-def _view(store: FeatureStore, name: str) -> StateView:
-    view = store.registry.get_any_feature_view(name, store.project)
-    if not is_windowed(view):
-        raise ValueError(
-            f"view {name!r} is not windowed; the plan serves windowed views, get_online_features serves all"
-        )
-    spec = view_spec(view, [store.get_entity(entity) for entity in view.entities])
-    return StateView(spec, store.project, spec.keys)

@@ -1,0 +1,150 @@
+"""A FeatureService resolved: all that serving needs to know of it, without Feast and without the registry.
+
+As JSON data it travels with a model, so that the model can be served by the definitions that it was trained on for as long
+as their state is kept, whatever is registered by then.
+"""
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+
+from feast import FeatureStore
+from feast.on_demand_feature_view import OnDemandFeatureView
+
+from feature_repo.windows.digest import definitions_digest, service_features
+from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
+from feature_repo.windows.transform import Transform, declared_transform, resolve
+
+__all__ = ["Resolved", "from_data", "resolve_service", "to_data"]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a FeatureService means.
+
+    Attributes:
+        views: the windowed views that it reads, by itself or through its transforms, in its order.
+        transforms: in its order. feature_names: the order of a model's inputs. digest: see ``definitions_digest``.
+    """
+
+    views: tuple[ViewSpec, ...]
+    transforms: tuple[Transform, ...]
+    feature_names: tuple[str, ...]
+    digest: str
+
+    def as_data(self) -> dict[str, Any]:
+        """JSON-ready data. A transform stays code: its path and digest stand for it."""
+        return {
+            "views": [to_data(spec) for spec in self.views],
+            "transforms": [{"path": each.path, "digest": each.digest} for each in self.transforms],
+            "feature_names": list(self.feature_names),
+            "digest": self.digest,
+        }
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Resolved":
+        """The inverse of ``as_data``.
+
+        Raises:
+            ValueError: a transform is not the code that it was, or the data is of another version of the engine.
+        """
+        try:
+            views = tuple(from_data(ViewSpec, each) for each in data["views"])
+            transforms = tuple(_transform(each["path"], each["digest"]) for each in data["transforms"])
+            return cls(views, transforms, tuple(data["feature_names"]), str(data["digest"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"definitions of a model: {error!r}: no such part here; train it anew"
+            ) from error
+
+
+def resolve_service(store: FeatureStore, feature_service: str) -> Resolved:
+    """Resolve a FeatureService of the registry.
+
+    Raises:
+        ValueError: it holds something that a plan cannot serve: a plain view, an on-demand view not declared as a
+            ``Transform``, or an alias. ``get_online_features`` still answers for those.
+    """
+    service = store.get_feature_service(feature_service)
+    wanted: dict[str, None] = {}
+    transforms: list[Transform] = []
+    for projection in service.feature_view_projections:
+        if projection.name_alias or projection.join_key_map:
+            raise ValueError(
+                f"{feature_service}: view {projection.name!r} is renamed; the plan serves views by their names"
+            )
+        view = store.registry.get_any_feature_view(projection.name, store.project)
+        if isinstance(view, OnDemandFeatureView):
+            declared = declared_transform(view)
+            if declared is None:
+                raise ValueError(
+                    f"{feature_service}: on-demand view {view.name!r} is no Transform; declare it with @transform"
+                )
+            transforms.append(declared)
+            wanted |= dict.fromkeys(source.name for source in view.source_feature_view_projections.values())
+        else:
+            wanted[view.name] = None
+    return Resolved(
+        tuple(_view(store, name) for name in wanted),
+        tuple(transforms),
+        service_features(service),
+        definitions_digest(store, feature_service),
+    )
+
+
+def to_data(value: Any) -> Any:
+    """A frozen plan of this engine (dataclasses, tuples, plain values) as JSON-ready data."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_data(getattr(value, field.name)) for field in fields(value)}
+    return [to_data(each) for each in value] if isinstance(value, tuple) else value
+
+
+def from_data(kind: Any, data: Any) -> Any:
+    """The inverse of ``to_data`` for a value of the type ``kind``; what the data lacks takes its default.
+
+    Raises:
+        TypeError: the data does not fit the type.
+    """
+    if get_origin(kind) in (Union, types.UnionType):
+        return None if data is None else from_data(_not_none(kind), data)
+    if is_dataclass(kind):
+        hints, make = get_type_hints(kind), cast(Callable[..., Any], kind)
+        unknown = sorted(set(data) - set(hints))
+        if unknown:
+            raise TypeError(f"{kind} has no {unknown}")
+        return make(**{name: from_data(hints[name], each) for name, each in data.items()})
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        kinds = parts[:1] * len(data) if parts[1:] == (...,) else parts
+        return tuple(from_data(k, each) for k, each in zip(kinds, data, strict=True))
+    if not isinstance(data, kind):
+        raise TypeError(f"{data!r} is no {kind}")
+    return data
+
+
+def _not_none(kind: Any) -> Any:
+    return next(each for each in get_args(kind) if each is not type(None))
+
+
+def _transform(path: str, digest: str) -> Transform:
+    try:
+        found = resolve(path)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"transform {path}: it is not there any more: {error}; train the model anew"
+        ) from error
+    if found.digest != digest:
+        raise ValueError(
+            f"transform {path}: its code is not that of the model; give the new formula a name of its own, or train anew"
+        )
+    return found
+
+
+def _view(store: FeatureStore, name: str) -> ViewSpec:
+    view = store.registry.get_any_feature_view(name, store.project)
+    if not is_windowed(view):
+        raise ValueError(
+            f"view {name!r} is not windowed; the plan serves windowed views, get_online_features serves all"
+        )
+    return view_spec(view, [store.get_entity(entity) for entity in view.entities])

@@ -1,0 +1,62 @@
+"""A FeatureService resolved is the same after a journey as JSON, and says when the code behind it is not."""
+
+import json
+
+import pytest
+
+from feature_repo.store import definitions_digest, service_features
+from feature_repo.windows.resolve import Resolved, from_data, resolve_service, to_data
+from feature_repo.windows.spec import ViewSpec
+
+
+@pytest.fixture(scope="module")
+def resolved(tmp_path_factory):
+    from feature_repo.store import apply_definitions, open_store
+    from feature_repo.windows import embedded
+
+    home = tmp_path_factory.mktemp("resolve")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAUD_HOME", str(home))
+        patch.delenv("FRAUD_REDIS", raising=False)
+        store = open_store()
+        apply_definitions(store)
+        found = resolve_service(store, "fraud_v1")
+        assert found.digest == definitions_digest(store, "fraud_v1")
+        assert found.feature_names == service_features(store.get_feature_service("fraud_v1"))
+    embedded.stop(home)
+    return found
+
+
+def test_definitions_are_the_same_after_a_journey_as_json(resolved):
+    again = Resolved.from_data(json.loads(json.dumps(resolved.as_data())))
+    assert again == resolved
+    assert [spec.state_digest for spec in again.views] == [spec.state_digest for spec in resolved.views]
+    assert [spec.digest for spec in again.views] == [spec.digest for spec in resolved.views]
+
+
+def test_what_data_of_an_earlier_version_lacks_takes_its_default(resolved):
+    data = to_data(resolved.views[0])
+    del data["scales"]
+    assert from_data(ViewSpec, data) == resolved.views[0]
+
+
+def test_a_transform_whose_code_has_changed_is_refused(resolved):
+    data = resolved.as_data()
+    data["transforms"][0]["digest"] = "0" * 64
+    with pytest.raises(ValueError, match="its code is not that of the model"):
+        Resolved.from_data(data)
+
+
+def test_a_transform_that_is_gone_is_refused(resolved):
+    data = resolved.as_data()
+    data["transforms"][0]["path"] = "feature_repo.on_demand:no_such_transform"
+    with pytest.raises(ValueError, match="not there any more"):
+        Resolved.from_data(data)
+
+
+@pytest.mark.parametrize("change", [{"view": 3}, {"aggregates": None}, {"no_such_part": 1}])
+def test_data_of_another_engine_is_refused(resolved, change):
+    data = resolved.as_data()
+    data["views"][0] |= change
+    with pytest.raises(ValueError, match="train it anew"):
+        Resolved.from_data(data)
