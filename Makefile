@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
 MAPPING ?= handbook
+ONLY ?=
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check bench lock clean
 
 # Run the whole path: events, features, model, service, replay, parity, monitoring.
 # make demo                                   on simulated events
@@ -22,6 +23,13 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
+# Measure, side by side in one run, and write build/bench.json.
+# make bench                            everything; make bench ONLY=floor,online some of it
+# make bench DATA=file.parquet          where the Handbook's transactions are
+# .venv/bin/pip install pyspark         (and a Java) before it, to have Spark's figures too
+bench: $(VENV)/rivals
+	$(BIN)/python -m tests.benchmarks $(if $(ONLY),--only "$(ONLY)") $(if $(DATA),--data "$(DATA)")
+
 # Write requirements.lock anew, for every platform and both Pythons: versions and hashes, no addresses.
 lock: $(VENV)/installed
 	$(BIN)/pip install --quiet "uv>=0.9"
@@ -30,6 +38,10 @@ lock: $(VENV)/installed
 
 clean:
 	rm -rf build $(VENV)
+
+# What we are compared with; without it, its figures are reported as skipped.
+$(VENV)/rivals: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[bench]" && touch $@ || true
 
 # Rebuilt only when what is to be installed has changed.
 $(VENV)/installed: requirements.lock pyproject.toml
