@@ -52,4 +52,19 @@ def aggregate(function, column, events, instant):
             return None
         squares = n * sum(value * value for value in values) - sum(values) ** 2
         return math.sqrt(float(squares) / float(n * (n - 1)))
+    if function.startswith("p"):
+        # By nearest rank: the smallest value that at least so many percent of the values do not exceed.
+        percent = int(function[1:])
+        return middle(
+            next(v for v in sorted(values) if 100 * sum(w <= v for w in values) >= percent * len(values))
+        )
     raise ValueError(function)
+
+
+def middle(value):
+    """What stands for a value in a percentile: itself below 64, else the middle of its 32nd part of a doubling."""
+    magnitude = abs(value)
+    if magnitude < 64:
+        return value
+    width = 2 ** (magnitude.bit_length() - 6)
+    return (1 if value > 0 else -1) * (magnitude // width * width + width // 2)

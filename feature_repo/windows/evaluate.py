@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.windows.kernel import window_values
+from feature_repo.windows.kernel import Blocks, window_values
 from feature_repo.windows.spec import ViewSpec
 
 Integers = NDArray[np.int64]
+_NOT_SUPERSEDED: Integers = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,17 @@ class Events:
         timestamps, known: int64[n] microseconds.
         values: int64[c, n] the view's stored columns; ``kernel.NULL`` where null.
         starts: int64[k + 1]; key i has ``starts[i]:starts[i + 1]``.
+        until: int64[n] the last ``known_as_of`` that sees the event (``kernel.FOR_EVER``: each does); None if that
+            goes for all of them.
+        blocks: what the rows that stand for many events hold; None if each row is one event.
     """
 
     timestamps: Integers
     known: Integers
     values: Integers
     starts: Integers
+    until: Integers | None = None
+    blocks: Blocks | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,10 @@ def evaluate(spec: ViewSpec, events: Events, asks: Asks, keys: range, out: Integ
     status, key, column = window_values(
         events.timestamps,
         events.known,
+        _NOT_SUPERSEDED if events.until is None else events.until,
         events.values,
         events.starts,
+        events.blocks,
         asks.instants,
         asks.known_as_of,
         asks.starts,

@@ -29,6 +29,7 @@ class Function:
 
 
 COUNT, SUM, MEAN, MIN, MAX, LAST, FIRST, STD, COUNT_DISTINCT, SINCE_LAST, SINCE_FIRST = range(11)
+P50, P75, P90, P95, P99 = range(11, 16)
 
 FUNCTIONS: dict[str, Function] = {
     "count": Function(COUNT, "events", Int64),
@@ -42,4 +43,11 @@ FUNCTIONS: dict[str, Function] = {
     "count_distinct": Function(COUNT_DISTINCT, "code", Int64),
     "seconds_since_last": Function(SINCE_LAST, "events", Float64),
     "seconds_since_first": Function(SINCE_FIRST, "events", Float64),
+    # Percentiles by nearest rank, each the middle of its bucket of a fixed logarithmic histogram: exact below 64, else within
+    # 1/64 of the true value. Histograms add up, so both sides agree to the bit.
+    "p50": Function(P50, "number", Int64),
+    "p75": Function(P75, "number", Int64),
+    "p90": Function(P90, "number", Int64),
+    "p95": Function(P95, "number", Int64),
+    "p99": Function(P99, "number", Int64),
 }
