@@ -4,7 +4,7 @@ An event goes to the state of every view of its source whose filter it passes, a
 time. Recording the same event again changes nothing that can be read: states count an event once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,13 +44,19 @@ class EventRecorder:
         Raises:
             ValueError: the registry holds no windowed view (run ``feast apply``).
         """
-        targets: dict[str, list[_Target]] = {}
-        for spec in windowed_specs(store):
-            targets.setdefault(spec.source, []).append(_Target(spec, view_prefix(store.project, spec)))
-        if not targets:
+        specs = windowed_specs(store)
+        if not specs:
             raise ValueError(f"project {store.project!r}: the registry has no windowed view; run feast apply")
         online = store._get_provider().online_store
-        return cls(online._get_client(store.config.online_store), targets)
+        return cls.of(online._get_client(store.config.online_store), store.project, specs)
+
+    @classmethod
+    def of(cls, client: Any, project: str, specs: Iterable[ViewSpec]) -> "EventRecorder":
+        """A recorder into the state of exactly these definitions; a view may be there under several."""
+        targets: dict[str, list[_Target]] = {}
+        for spec in specs:
+            targets.setdefault(spec.source, []).append(_Target(spec, view_prefix(project, spec)))
+        return cls(client, targets)
 
     def record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
         """Record events of one source, in one round trip.
