@@ -24,6 +24,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feature_repo.lake import quote
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import expiry_s, floor_key, loaded_key, retention_us, state_key, view_prefix
+from feature_repo.windows.live import await_recorders
 from feature_repo.windows.offline import check_columns, event_number_sql, refuse_nulls, stored_sql
 from feature_repo.windows.scripts import Call, script
 from feature_repo.windows.sources import instant_sql, source_sql
@@ -56,12 +57,14 @@ class WindowedComputeEngine(LocalComputeEngine):
         client = self.online_store._get_client(self.repo_config.online_store)
         start, end = to_microseconds(task.start_time), to_microseconds(task.end_time)
         prefix = view_prefix(task.project, spec)
+        missed = await_recorders(client, task.project, spec, end)
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             load = HistoryLoad(connection, spec, source, start, end)
             known = client.get(loaded_key(task.project, spec))
             loaded = None if known is None else int(known)
             load.refuse_a_gap(loaded)
+            load.refuse_what_lacks(missed)
             self._raise_floor(client, floor_key(task.project, spec), load.floor(loaded))
             total = load.keys()
             bar = task.tqdm_builder(total) if task.tqdm_builder else None
@@ -101,6 +104,8 @@ class HistoryLoad:
         )
         check_columns(spec, types)
         refuse_nulls(connection, spec, source)
+        self._known = f"epoch_us({instant_sql(spec.created or spec.timestamp, types)})"
+        self._source = source
         self._select = events_sql(spec, source, types, end)
 
     def refuse_a_gap(self, loaded: int | None) -> None:
@@ -121,6 +126,22 @@ class HistoryLoad:
             raise ValueError(
                 f"{self._spec.view}: {missing} events that its windows reach became known before the start "
                 f"{from_microseconds(self._start)}; materialize from {from_microseconds(earliest)} or earlier"
+            )
+
+    def refuse_what_lacks(self, missed: int | None) -> None:
+        """Refuse a history that does not hold yet what was recorded live before recorders wrote this definition.
+
+        Args:
+            missed: see ``await_recorders``.
+
+        Raises:
+            ValueError: its newest event was known before then.
+        """
+        ((newest,),) = self._connection.execute(f"SELECT max({self._known}) FROM {self._source}").fetchall()
+        if missed is not None and (newest is None or newest < missed):
+            raise ValueError(
+                f"{self._spec.view}: events known up to {from_microseconds(missed)} were recorded live and are not in "
+                f"{self._spec.source!r} yet; load what the service recorded (fraud backfill does), then materialize"
             )
 
     def keys(self) -> int:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import floor_key, loaded_key, state_key, view_prefix
+from feature_repo.windows.keys import floor_key, state_key, view_prefix
+from feature_repo.windows.live import incomplete
 from feature_repo.windows.resolve import Resolved, resolve_service
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import NOTHING_DROPPED, windows_of_states
@@ -144,11 +145,8 @@ class OnlinePlan:
         return cls(client, store.project, views, resolved.transforms, resolved.feature_names, resolved.digest)
 
     def missing_state(self) -> list[str]:
-        """Views into whose state no history was ever loaded under their present definition."""
-        pipeline = self._client.pipeline(transaction=False)
-        for spec in self.views:
-            pipeline.execute_command("EXISTS", loaded_key(self._project, spec))
-        return [spec.view for spec, there in zip(self.views, pipeline.execute(), strict=True) if not there]
+        """Views into whose state no history was ever loaded under their present definition, or not all that it needs."""
+        return incomplete(self._client, self._project, self.views)
 
     def warm(self) -> None:
         """Compile or load everything that the first request would; touches no state."""

@@ -1,0 +1,317 @@
+"""Which definitions are kept up by recorders while they run, so that a view can change under a running service.
+
+One hash in Redis says it, for every process that records or reads::
+
+    spec:VIEW:DIGEST      a definition, as JSON          until:VIEW:DIGEST   when its lease ends
+    missed:VIEW:DIGEST    events known up to and including this were recorded without it
+    known:SOURCE          the newest known time recorded of a source
+    recorder:ID           a running recorder: when its own lease ends, and the definitions it writes
+
+Recorders renew the leases of what is registered, readers those of what they read. Every recorder writes into the state of
+every definition that stands here, so ``feast apply`` starts the state of a new one, and the state of the old one is kept up
+for as long as a served model reads it. A definition that nobody has renewed for ``LEASE_US`` is let go.
+
+A state is complete if a load of history ended after ``missed``: what the load did not bring was recorded live. It holds
+whichever of apply, take-up, load and restart comes first, and it is why nothing is lost between a load's end and the moment
+at which a recorder took the definition up.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from feast import FeatureStore
+
+from feature_repo.windows.keys import loaded_key, project_prefix
+from feature_repo.windows.recorder import EventRecorder, windowed_specs
+from feature_repo.windows.resolve import from_data, to_data
+from feature_repo.windows.scripts import script
+from feature_repo.windows.spec import ViewSpec
+from feature_repo.windows.state import from_microseconds
+
+__all__ = [
+    "LEASE_US",
+    "Live",
+    "LiveRecorder",
+    "await_recorders",
+    "claim",
+    "incomplete",
+    "live_key",
+    "read_live",
+]
+
+LEASE_US = 3_600_000_000
+"""How long a definition is kept up after its last reader: in this time one may go back to it."""
+
+# A recorder that has said nothing for so long does not run any more.
+_BREATH_US = 15_000_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Live:
+    """The hash, read.
+
+    Attributes:
+        specs: definitions by name (``VIEW:DIGEST``) as JSON text.
+        missed: by name, microseconds. known: by source, microseconds.
+        follows: the names that each running recorder writes.
+    """
+
+    specs: Mapping[str, str]
+    missed: Mapping[str, int]
+    known: Mapping[str, int]
+    follows: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, fields: Mapping[bytes, bytes]) -> "Live":
+        """From the hash's fields."""
+        parts: dict[str, dict[str, str]] = {}
+        for field, value in fields.items():
+            kind, _, name = field.decode().partition(":")
+            parts.setdefault(kind, {})[name] = value.decode()
+        return cls(
+            specs=parts.get("spec", {}),
+            missed={name: int(value) for name, value in parts.get("missed", {}).items()},
+            known={name: int(value) for name, value in parts.get("known", {}).items()},
+            follows={
+                name: frozenset(value.split(" ")[1:]) for name, value in parts.get("recorder", {}).items()
+            },
+        )
+
+    def missed_by(self, spec: ViewSpec) -> int | None:
+        """Up to which known time events were recorded without this definition, microseconds; None: there are none."""
+        name = _name(spec)
+        return self.missed.get(name) if name in self.specs else self.known.get(spec.source)
+
+
+def live_key(project: str) -> bytes:
+    """The hash's name; no view is called by an empty name."""
+    return project_prefix(project) + b":live"
+
+
+def read_live(client: Any, project: str) -> Live:
+    """The hash as it stands; empty where no recorder has ever run."""
+    return Live.of(client.hgetall(live_key(project)))
+
+
+def claim(client: Any, project: str, specs: Iterable[ViewSpec]) -> Live:
+    """Renew the leases of definitions that are read, or begin them."""
+    return _renew(client, project, specs, [])
+
+
+def incomplete(client: Any, project: str, specs: Sequence[ViewSpec]) -> list[str]:
+    """Views whose state lacks events: no history was loaded under this definition, or only up to before ``missed``."""
+    live = read_live(client, project)
+    loaded = client.mget([loaded_key(project, spec) for spec in specs]) if specs else []
+    return [
+        spec.view
+        for spec, end in zip(specs, loaded, strict=True)
+        if end is None or int(end) <= (live.missed_by(spec) or int(end) - 1)
+    ]
+
+
+def await_recorders(
+    client: Any,
+    project: str,
+    spec: ViewSpec,
+    end: int,
+    *,
+    wait_s: float = 20.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int | None:
+    """Before history up to ``end`` is loaded: wait until every running recorder writes this definition.
+
+    Returns:
+        ``Live.missed_by``: the history must hold every event known up to then.
+
+    Raises:
+        ValueError: a recorder does not take it up, or ``end`` lies before what was recorded without it.
+    """
+    name, live = _name(spec), read_live(client, project)
+    for _ in range(round(wait_s / 0.2)):
+        if all(name in follows for follows in live.follows.values()):
+            break
+        sleep(0.2)
+        # A recorder that has ended is struck off by whoever renews next.
+        live = _renew(client, project, [], [])
+    else:
+        behind = sorted(each for each, follows in live.follows.items() if name not in follows)
+        raise ValueError(
+            f"{spec.view}: recorders {', '.join(behind)} run and do not write its present definition after {wait_s:.0f} s, so "
+            "their events would be lost; run feast apply, see the service's log, or end it; then materialize again"
+        )
+    missed = live.missed_by(spec)
+    if missed is not None and end <= missed:
+        raise ValueError(
+            f"{spec.view}: events known up to {from_microseconds(missed)} were recorded without its present definition, and "
+            f"the end {from_microseconds(end)} leaves some of them out; materialize until after that time"
+        )
+    return missed
+
+
+class LiveRecorder:
+    """Records as ``EventRecorder`` does, into every definition that is live; ``record`` and ``follow`` may run in two threads."""
+
+    def __init__(self, store: FeatureStore, monotonic: Callable[[], float] = time.monotonic) -> None:
+        online = store._get_provider().online_store
+        self.project = store.project
+        self._client = online._get_client(store.config.online_store)
+        self._registered = _Registered(store)
+        self._id = f"{os.uname().nodename}/{os.getpid()}/{uuid4().hex[:8]}"
+        self._monotonic, self._opened = monotonic, monotonic()
+        self._lock = threading.Lock()
+        self._newest: dict[str, int] = {}
+        self._raw: Mapping[str, str] = {}
+        self._specs: dict[str, ViewSpec] = {}
+        self._recorder = EventRecorder.of(self._client, self.project, [])
+
+    @classmethod
+    def open(cls, store: FeatureStore, monotonic: Callable[[], float] = time.monotonic) -> "LiveRecorder":
+        """Take up everything that is registered, and what is live already.
+
+        Raises:
+            ValueError: the registry holds no windowed view (run ``feast apply``). redis.RedisError: no answer.
+        """
+        recorder = cls(store, monotonic)
+        if not recorder._registered.specs():
+            raise ValueError(f"project {store.project!r}: the registry has no windowed view; run feast apply")
+        recorder.follow([])
+        return recorder
+
+    @property
+    def specs(self) -> tuple[ViewSpec, ...]:
+        """The definitions that it writes."""
+        return tuple(self._specs.values())
+
+    def record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
+        """As ``EventRecorder.record``."""
+        with self._lock:
+            known = self._recorder.record(source, events)
+            if known:
+                self._newest[source] = max(self._newest.get(source, known[0]), *known)
+            return known
+
+    def follow(self, read: Iterable[ViewSpec]) -> bool:
+        """Renew what is registered and what is ``read`` here, and write what is live from now on.
+
+        Returns:
+            Whether the definitions that it writes are others than before.
+
+        Raises:
+            redis.RedisError: no answer. Exception: whatever the registry raises. It writes on as before then.
+        """
+        live = self._say({_name(spec): spec for spec in [*self._registered.specs(), *read]}.values())
+        if live.specs == self._raw and self._specs:
+            return False
+        specs = {name: spec for name, text in live.specs.items() if (spec := _parse(name, text)) is not None}
+        self._raw = live.specs
+        if set(specs) == set(self._specs):
+            return False
+        self._take_up(specs)
+        self._say([])
+        return True
+
+    def close(self) -> None:
+        """Say what was recorded last, and that this recorder runs no more.
+
+        One that is killed is taken for running for 15 seconds; what it recorded since it last followed is not said.
+
+        Raises:
+            redis.RedisError: no answer.
+        """
+        self._say([], breath=-1)
+
+    def _take_up(self, specs: dict[str, ViewSpec]) -> None:
+        recorder = EventRecorder.of(self._client, self.project, specs.values())
+        with self._lock:
+            self._recorder, newest = recorder, dict(self._newest)
+        without = [
+            part
+            for name, spec in specs.items()
+            if name not in self._specs and spec.source in newest
+            for part in (name, newest[spec.source])
+        ]
+        if without:
+            script("missed").run(self._client, [([live_key(self.project)], without)])
+        self._specs = specs
+
+    def _say(self, specs: Iterable[ViewSpec], breath: int = _BREATH_US) -> Live:
+        with self._lock:
+            newest = dict(self._newest)
+        known = [part for source, time in newest.items() for part in (source, time)]
+        # Who has just come up may be the first after a long night: whoever comes up beside it shall find its definitions.
+        let_go = (self._monotonic() - self._opened) * 1_000_000 > LEASE_US
+        return _renew(
+            self._client,
+            self.project,
+            specs,
+            known,
+            let_go=let_go,
+            recorder=self._id,
+            breath=breath,
+            follows=self._specs,
+        )
+
+
+class _Registered:
+    """The registry's windowed views, read again when they may have changed."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._seen: object = None
+        self._specs: list[ViewSpec] = []
+
+    def specs(self) -> list[ViewSpec]:
+        """The views, resolved; a registry in a file is read only after it was written."""
+        now = self._version()
+        if now is None or now != self._seen:
+            self._specs = windowed_specs(self._store)
+            self._seen = now
+        return self._specs
+
+    def _version(self) -> object:
+        file = getattr(getattr(self._store.registry, "_registry_store", None), "_filepath", None)
+        if file is None:
+            return None
+        found = os.stat(file)
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _renew(
+    client: Any,
+    project: str,
+    specs: Iterable[ViewSpec],
+    known: Sequence[object],
+    *,
+    let_go: bool = False,
+    recorder: str = "",
+    breath: int = _BREATH_US,
+    follows: Iterable[str] = (),
+) -> Live:
+    claims = [part for spec in specs for part in (_name(spec), spec.source, json.dumps(to_data(spec)))]
+    head = [LEASE_US, int(let_go), recorder, breath, " ".join(follows), len(known) // 2]
+    (flat,) = script("live").run(client, [([live_key(project)], [*head, *known, *claims])])
+    return Live.of(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _name(spec: ViewSpec) -> str:
+    return f"{spec.view}:{spec.state_digest}"
+
+
+def _parse(name: str, text: str) -> ViewSpec | None:
+    """The definition, or None for one that this version of the engine would not keep as it is kept there."""
+    try:
+        spec: ViewSpec = from_data(ViewSpec, json.loads(text))
+    except (TypeError, KeyError, ValueError) as error:
+        _log.warning(
+            "definition %s is of another version of the engine and is not written here: %r", name, error
+        )
+        return None
+    return spec if _name(spec) == name else None
