@@ -1,0 +1,239 @@
+"""A view changes under running recorders: nothing is lost, whatever comes first, and the old definition answers on."""
+
+import random
+import threading
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from feature_repo.windows.live import (
+    LEASE_US,
+    LiveRecorder,
+    await_recorders,
+    claim,
+    incomplete,
+    live_key,
+    read_live,
+)
+from feature_repo.windows.plan import StateReader, StateView
+from feature_repo.windows.recorder import windowed_specs
+from feature_repo.windows.state import to_microseconds
+from tests.windows_project import at, event, events_source, online_client, project, view_of, write_events
+
+SHORT = {("count", ""): ["10s"], ("sum", "amount"): ["10s"]}
+LONG = {("count", ""): ["1m"], ("sum", "amount"): ["1m"]}
+
+
+@pytest.fixture
+def small(home):
+    """A project whose one view counts ten seconds, and the file of its source, empty."""
+    path = write_events(home / "events.parquet", [])
+    source = events_source(path)
+    return project(home, source, view_of(source, SHORT)), source, path
+
+
+def change(store, source, aggregates=LONG):
+    store.apply([view_of(source, aggregates)])
+    return windowed_specs(store)[0]
+
+
+def answers(store, spec, seconds, key="a"):
+    """The view's aggregates by name under one definition, asked at an instant."""
+    reader = StateReader(online_client(store), [StateView(spec, store.project, spec.keys)])
+    now = np.array([to_microseconds(at(seconds))])
+    ((results, _),), _, _ = reader.read([{"key": key}], now, now)
+    return dict(zip((a.name for a in spec.aggregates), results[0].tolist(), strict=True))
+
+
+def named(spec):
+    return f"{spec.view}:{spec.state_digest}"
+
+
+def test_a_running_recorder_writes_a_changed_view_once_it_follows(small):
+    store, source, _ = small
+    old = windowed_specs(store)[0]
+    recorder = LiveRecorder.open(store)
+    recorder.record("events", [event(1, 1)])
+    new = change(store, source)
+    recorder.record("events", [event(2, 2)])
+    assert recorder.follow([])
+    assert not recorder.follow([])
+    recorder.record("events", [event(3, 3)])
+    assert answers(store, old, 5)["all_events_count_10s"] == 3
+    assert answers(store, new, 5)["all_events_count_1m"] == 1
+
+
+def test_history_must_reach_past_what_was_recorded_without_the_definition(small):
+    store, source, path = small
+    recorder = LiveRecorder.open(store)
+    recorder.record("events", [event(1, 1), event(2, 2)])
+    new = change(store, source)
+    recorder.follow([])
+    recorder.record("events", [event(3, 30)])
+    assert incomplete(online_client(store), store.project, [new]) == ["view"]
+    with pytest.raises(ValueError, match="recorded without its present definition"):
+        store.materialize(at(-1), at(2))
+    with pytest.raises(ValueError, match="fraud backfill"):
+        store.materialize(at(-1), at(2.5))
+    write_events(path, [event(1, 1), event(2, 2)])
+    store.materialize(at(-1), at(2.5))
+    assert incomplete(online_client(store), store.project, [new]) == []
+    assert answers(store, new, 31) == {"all_events_count_1m": 3, "all_amount_sum_1m": 3}
+
+
+def test_a_load_waits_for_every_running_recorder(small):
+    store, source, path = small
+    first, second = LiveRecorder.open(store), LiveRecorder.open(store)
+    first.record("events", [event(1, 1)])
+    second.record("events", [event(2, 2)])
+    write_events(path, [event(1, 1), event(2, 2)])
+    new = change(store, source)
+    first.follow([])
+    client = online_client(store)
+    end = to_microseconds(at(10))
+    with pytest.raises(ValueError, match="do not write its present definition"):
+        await_recorders(client, store.project, new, end, sleep=lambda s: None)
+    waits = []
+    missed = await_recorders(
+        client, store.project, new, end, sleep=lambda s: waits.append(s) or second.follow([])
+    )
+    assert len(waits) == 1
+    assert missed == to_microseconds(at(2))
+
+
+def test_a_recorder_that_ended_is_not_waited_for(small):
+    store, source, _ = small
+    LiveRecorder.open(store).close()
+    new = change(store, source)
+    waits = []
+    await_recorders(online_client(store), store.project, new, 1, sleep=waits.append)
+    assert waits == []
+
+
+def test_what_an_ended_recorder_recorded_is_still_missed_by_a_new_definition(small):
+    store, source, _ = small
+    recorder = LiveRecorder.open(store)
+    recorder.record("events", [event(1, 5)])
+    recorder.close()
+    new = change(store, source)
+    with pytest.raises(ValueError, match="recorded without"):
+        await_recorders(online_client(store), store.project, new, to_microseconds(at(5)))
+    again = LiveRecorder.open(store)
+    assert {named(spec) for spec in again.specs} == {
+        named(new),
+        *(name for name in read_live(online_client(store), store.project).specs),
+    }
+    assert read_live(online_client(store), store.project).missed == {named(new): to_microseconds(at(5))}
+
+
+def test_after_a_restart_the_old_definition_is_kept_up_for_who_reads_it(small):
+    store, source, path = small
+    old = windowed_specs(store)[0]
+    write_events(path, [event(1, 1)])
+    store.materialize(at(-1), at(2))
+    recorder = LiveRecorder.open(store)
+    recorder.record("events", [event(2, 3)])
+    change(store, source)
+    recorder.close()
+    # The service was down for a night: every lease has ended.
+    client = online_client(store)
+    client.hset(live_key(store.project), f"until:{named(old)}", 1)
+    again = LiveRecorder.open(store)
+    claim(client, store.project, [old])
+    assert incomplete(client, store.project, [old]) == []
+    again.follow([old])
+    again.record("events", [event(3, 4)])
+    assert answers(store, old, 5)["all_events_count_10s"] == 3
+
+
+def test_a_definition_that_nobody_reads_is_let_go_and_lacks_events_when_it_comes_back(small):
+    store, source, path = small
+    old = windowed_specs(store)[0]
+    write_events(path, [event(1, 1)])
+    store.materialize(at(-1), at(2))
+    clock = [0.0]
+    recorder = LiveRecorder.open(store, monotonic=lambda: clock[0])
+    change(store, source)
+    recorder.follow([old])
+    client = online_client(store)
+    clock[0] = LEASE_US / 1e6 + 1
+    client.hset(live_key(store.project), f"until:{named(old)}", 1)
+    assert not recorder.follow([old])
+    client.hset(live_key(store.project), f"until:{named(old)}", 1)
+    assert recorder.follow([])
+    assert named(old) not in {named(spec) for spec in recorder.specs}
+    recorder.record("events", [event(2, 3)])
+    recorder.follow([])
+    claim(client, store.project, [old])
+    assert incomplete(client, store.project, [old]) == ["view"]
+
+
+def test_a_definition_of_another_version_of_the_engine_is_passed_over(small, caplog):
+    store, _, _ = small
+    client = online_client(store)
+    client.hset(live_key(store.project), "spec:other:1", '{"no": "such part"}')
+    client.hset(live_key(store.project), "until:other:1", 2**60)
+    recorder = LiveRecorder.open(store)
+    assert [spec.view for spec in recorder.specs] == ["view"]
+    assert "another version of the engine" in caplog.text
+
+
+def test_an_empty_registry_is_refused(home):
+    with pytest.raises(ValueError, match="run feast apply"):
+        LiveRecorder.open(project(home))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_event_is_lost_whatever_comes_first(small, seed):
+    """Two recorders record while the view changes, they take it up and history is loaded, each at some moment."""
+    store, source, path = small
+    rng = random.Random(seed)
+    old = windowed_specs(store)[0]
+    recorders = [LiveRecorder.open(store) for _ in range(2)]
+    arrived = []
+
+    def arrive(number):
+        row = event(number, number / 10, amount=number)
+        rng.choice(recorders).record("events", [row])
+        arrived.append(row)
+
+    steps = ["apply", "follow 0", "follow 1", "load"]
+    moments = sorted(rng.randrange(1, 60) for _ in steps)
+    rng.shuffle(steps)
+    steps.remove("load")
+    steps.append("load")
+    new = None
+    for number in range(1, 61):
+        arrive(number)
+        while moments and moments[0] == number:
+            moments.pop(0)
+            step = steps.pop(0)
+            if step == "apply":
+                new = change(store, source)
+            elif step.startswith("follow"):
+                recorders[int(step[-1])].follow([old])
+            else:
+                write_events(path, arrived)
+                loading = threading.Thread(
+                    target=lambda end=number: store.materialize(at(-1), at(end / 10 + 0.05))
+                )
+                loading.start()
+                while loading.is_alive():
+                    for recorder in recorders:
+                        recorder.follow([old])
+                    loading.join(0.05)
+    assert incomplete(online_client(store), store.project, [new]) == []
+    total = sum(range(1, 61))
+    assert answers(store, new, 6.05) == {"all_events_count_1m": 60, "all_amount_sum_1m": total}
+    assert answers(store, old, 6.05)["all_amount_sum_10s"] == total
+
+
+def test_a_load_before_any_recorder_ran_needs_nothing_of_them(small):
+    store, _, path = small
+    write_events(path, [event(1, 1)])
+    store.materialize(at(-1), at(2))
+    client = online_client(store)
+    assert not client.exists(live_key(store.project))
+    assert incomplete(client, store.project, windowed_specs(store)) == []
+    assert timedelta(microseconds=LEASE_US) == timedelta(hours=1)
