@@ -12,9 +12,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from feast import FeatureStore
+from feast.errors import FeastObjectNotFoundException
+
 from bento.kept import KeptChampion
 from bento.online import open_serving_store
+from feature_repo.windows.live import claim
 from feature_repo.windows.plan import FAR_AHEAD_US, OnlinePlan
+from feature_repo.windows.resolve import Resolved, resolve_service
+from feature_repo.windows.spec import ViewSpec
 from training.bundle import Bundle
 from training.registry import MODEL_NAME, alias_version, load_version
 
@@ -44,26 +50,63 @@ def prepare(bundle: Bundle, version: str) -> Champion:
     """A champion that is checked and warm.
 
     Raises:
-        RefusedError: it was trained on other definitions than are applied here, or no history is loaded.
+        RefusedError: no definitions that it was trained on are to be had here, or no history is loaded.
     """
-    plan = OnlinePlan.compile(open_serving_store(), bundle.feature_service)
-    if plan.digest != bundle.definitions_digest:
-        raise RefusedError(
-            f"it was trained on definitions {bundle.definitions_digest[:12]} of {bundle.feature_service!r}, "
-            f"and {plan.digest[:12]} are applied here; apply its definitions, or train a model on these"
-        )
+    plan = _plan(open_serving_store(), bundle)
     if plan.feature_names != bundle.feature_names:
         raise RefusedError(
             f"its features are not those of {bundle.feature_service!r}, in that order; train anew"
         )
-    missing = plan.missing_state()
-    if missing:
-        raise RefusedError(
-            f"no history is loaded into the online state of {', '.join(missing)}; run feast materialize"
-        )
     plan.warm()
     _warm(bundle, plan)
     return Champion(bundle, version, plan)
+
+
+def _plan(store: FeatureStore, bundle: Bundle) -> OnlinePlan:
+    """The plan of what the bundle was trained on: as it is registered, else as the bundle itself has it.
+
+    The two differ in state only: a view that has gained an aggregate is kept under a new definition, which is as good
+    as soon as history is loaded, and the only one that stays.
+    """
+    missing: list[str] = []
+    for resolved in _definitions(store, bundle):
+        plan = OnlinePlan.of(store, resolved)
+        # The state is kept up from here on, whether or not it is registered.
+        claim(
+            store._get_provider().online_store._get_client(store.config.online_store),
+            store.project,
+            plan.views,
+        )
+        if not plan.missing_state():
+            return plan
+        missing = missing or plan.missing_state()
+    raise RefusedError(
+        f"history is not loaded, or not far enough, into the online state of {', '.join(missing)}; run feast materialize"
+    )
+
+
+def _definitions(store: FeatureStore, bundle: Bundle) -> list[Resolved]:
+    """At least one, each of the bundle's digest."""
+    found, why = [], ""
+    try:
+        registered = resolve_service(store, bundle.feature_service)
+    except (FeastObjectNotFoundException, ValueError) as error:
+        why = f"{bundle.feature_service!r} is not to be had: {error}"
+    else:
+        found = [registered] if registered.digest == bundle.definitions_digest else []
+        why = f"{registered.digest[:12]} are applied here"
+    if bundle.spec.definitions is not None:
+        try:
+            found.append(Resolved.from_data(bundle.spec.definitions))
+        except ValueError as error:
+            why = f"{why}, and its own cannot be used: {error}"
+    found = [each for each in found if each.digest == bundle.definitions_digest]
+    if not found:
+        raise RefusedError(
+            f"it was trained on definitions {bundle.definitions_digest[:12]} of {bundle.feature_service!r}, "
+            f"and {why}; apply its definitions, or train a model on these"
+        )
+    return found
 
 
 def _warm(bundle: Bundle, plan: OnlinePlan) -> None:
@@ -98,6 +141,12 @@ class Champions:
         self._polls_since_refusal = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="champion", daemon=True)
+
+    @property
+    def reads(self) -> tuple[ViewSpec, ...]:
+        """The definitions whose state the champion reads; none without a champion."""
+        champion = self.current
+        return () if champion is None else champion.plan.views
 
     def refresh(self) -> bool:
         """Look at the alias once, and bring in what it names; returns whether the champion changed.

@@ -16,7 +16,7 @@ from bento.metrics import Metrics
 from bento.problem import problem
 from bento.seen import DECISION, Entry, Seen, content_digest
 from feature_repo.journal import Journal
-from feature_repo.windows.recorder import EventRecorder
+from feature_repo.windows.live import LiveRecorder
 
 __all__ = ["BACKLOG_LIMIT", "PAUSE_S", "STORE_FAILURES", "Recorded", "Recording"]
 
@@ -49,7 +49,7 @@ class Recording:
 
     def __init__(
         self,
-        recorder: EventRecorder,
+        recorder: LiveRecorder,
         journal: Journal,
         seen: Seen,
         metrics: Metrics,

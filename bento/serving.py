@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bento.champion import MODEL_NAME, Champion, Champions
+from bento.following import Following
 from bento.kept import KeptChampion
 from bento.metrics import Metrics
 from bento.online import open_serving_store
@@ -26,7 +27,7 @@ from bento.scoring import Reply, Scorer
 from bento.seen import DECISION, Seen
 from feature_repo.journal import Journal, now_us
 from feature_repo.settings import settings
-from feature_repo.windows.recorder import EventRecorder
+from feature_repo.windows.live import LiveRecorder
 
 __all__ = ["MAX_BATCH", "Serving"]
 
@@ -46,16 +47,18 @@ class Serving:
         champions: Champions,
         recording: Recording,
         metrics: Metrics,
-        clock_us: Callable[[], int] = now_us,
+        clock_us: Callable[[], int],
+        following: Following,
     ) -> None:
         self.champions, self.recording, self.metrics = champions, recording, metrics
+        self.following = following
         self._clock_us = clock_us
         self._scorer = Scorer(champions, recording, metrics, clock_us)
         champions.on_change = lambda champion: _show(metrics, champion)
 
     @classmethod
     def open(cls, champions: Champions | None = None, clock_us: Callable[[], int] = now_us) -> "Serving":
-        """Open store and journal under the current settings, bring in the champion, and follow its alias.
+        """Open store and journal under the current settings, bring in the champion, and follow its alias and the definitions.
 
         Args:
             champions: where they come from; None is the model registry.
@@ -67,20 +70,24 @@ class Serving:
         metrics = Metrics()
         journal = Journal(settings().journal, clock_us)
         seen = Seen(settings().journal)
-        recording = Recording(EventRecorder.compile(open_serving_store()), journal, seen, metrics, clock_us)
+        recorder = LiveRecorder.open(open_serving_store())
+        recording = Recording(recorder, journal, seen, metrics, clock_us)
         serving = cls(
             champions or Champions(kept=KeptChampion(settings().home / "serving")),
             recording,
             metrics,
             clock_us,
+            Following(recorder, lambda: serving.champions.reads),
         )
         serving.champions.refresh()
         serving.champions.start()
+        serving.following.start()
         return serving
 
     def close(self) -> None:
-        """Stop following the alias; sync and close the journal."""
+        """Stop following alias and definitions; sync and close the journal."""
         self.champions.stop()
+        self.following.stop()
         self.recording.seen.close()
         self.recording.journal.close()
 

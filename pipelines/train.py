@@ -2,12 +2,15 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
+from feast import FeatureStore
 
 from feature_repo.lake import snapshot
 from feature_repo.settings import settings
 from feature_repo.store import apply_definitions, defined_service, open_store
+from feature_repo.windows.resolve import resolve_service
 from monitoring.drift import build_profile
 from pipelines.progress import Progress, quiet
 from training.dataset import build_dataset
@@ -60,6 +63,7 @@ def train_model(
         dataset,
         fold,
         profiler=build_profile,
+        definitions=_definitions(store, feature_service),
         threads=threads,
         progress=lambda step, done, total: progress("training", done, total),
     )
@@ -68,6 +72,14 @@ def train_model(
     else:
         set_alias("challenger", result.version)
     return result
+
+
+def _definitions(store: FeatureStore, feature_service: str) -> dict[str, Any] | None:
+    """What the features mean, as the bundle keeps it; None for a FeatureService that the service cannot serve either."""
+    try:
+        return resolve_service(store, feature_service).as_data()
+    except ValueError:
+        return None
 
 
 def known_until(lake: Path) -> datetime:

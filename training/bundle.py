@@ -41,7 +41,8 @@ class BundleSpec:
     """What a bundle says beside its trees; ``bundle.json`` as an object.
 
     ``fallback`` decides on the request alone; ``training`` is the training set's manifest and how the model
-    was fitted.
+    was fitted. ``definitions`` are those of its features (``feature_repo.windows.resolve``), by which it can be
+    served when others are registered; None if they cannot be written down.
     """
 
     feature_service: str
@@ -51,6 +52,7 @@ class BundleSpec:
     policy: Policy
     fallback: RuleList
     training: dict[str, Any] = field(default_factory=dict)
+    definitions: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -62,6 +64,7 @@ class BundleSpec:
             "policy": self.policy.as_dict(),
             "fallback": self.fallback.as_dict(),
             "training": self.training,
+            "definitions": self.definitions,
         }
 
     @classmethod
@@ -75,6 +78,7 @@ class BundleSpec:
             policy=Policy.from_dict(data["policy"]),
             fallback=RuleList.from_dict(data["fallback"]),
             training=dict(data["training"]),
+            definitions=data.get("definitions"),
         )
 
 

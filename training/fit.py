@@ -8,7 +8,7 @@ model that learned from it.
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,6 +90,7 @@ def train(
     policy: Policy | None = None,
     profiler: Profiler | None = None,
     parameters: dict[str, Any] | None = None,
+    definitions: dict[str, Any] | None = None,
     threads: int = 2,
     progress: Progress | None = None,
 ) -> TrainResult:
@@ -102,6 +103,7 @@ def train(
         policy: what decisions cost (default: ``Policy()``).
         profiler: makes ``profile.json`` beside the bundle; without one there is none.
         parameters: CatBoost's, over ``CATBOOST_PARAMETERS``.
+        definitions: what the features mean, to be served by when others are registered (``BundleSpec``).
         threads: of CatBoost.
 
     Raises:
@@ -112,6 +114,7 @@ def train(
     rows, values = Rows.of(dataset), dataset.values()
     parts = split(rows, fold)
     fitted = _fit(dataset, rows, values, parts, policy or Policy(), parameters, threads, tell)
+    fitted = replace(fitted, spec=replace(fitted.spec, definitions=definitions))
     guard_against_leak(fold, fitted.reports["catboost"].evaluation)
     importance = dict(zip(dataset.feature_names, map(float, fitted.model.importance()), strict=True))
     with tempfile.TemporaryDirectory() as folder:

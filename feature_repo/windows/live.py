@@ -23,6 +23,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -31,7 +33,6 @@ from feast import FeatureStore
 from feature_repo.windows.keys import loaded_key, project_prefix
 from feature_repo.windows.recorder import EventRecorder, windowed_specs
 from feature_repo.windows.resolve import from_data, to_data
-from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import from_microseconds
 
@@ -239,7 +240,7 @@ class LiveRecorder:
             for part in (name, newest[spec.source])
         ]
         if without:
-            script("missed").run(self._client, [([live_key(self.project)], without)])
+            self._client.eval(_text("missed"), 1, live_key(self.project), *without)
         self._specs = specs
 
     def _say(self, specs: Iterable[ViewSpec], breath: int = _BREATH_US) -> Live:
@@ -297,8 +298,13 @@ def _renew(
 ) -> Live:
     claims = [part for spec in specs for part in (_name(spec), spec.source, json.dumps(to_data(spec)))]
     head = [LEASE_US, int(let_go), recorder, breath, " ".join(follows), len(known) // 2]
-    (flat,) = script("live").run(client, [([live_key(project)], [*head, *known, *claims])])
+    flat = client.eval(_text("live"), 1, live_key(project), *head, *known, *claims)
     return Live.of(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+@cache
+def _text(script: str) -> str:
+    return (Path(__file__).parent / f"{script}.lua").read_text()
 
 
 def _name(spec: ViewSpec) -> str:

@@ -1,0 +1,60 @@
+"""The recorder follows the definitions: a thread beside the requests looks every few seconds at what is live."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+
+from bento.recording import STORE_FAILURES
+from feature_repo.windows.live import LiveRecorder
+from feature_repo.windows.spec import ViewSpec
+
+__all__ = ["POLL_S", "Following"]
+
+POLL_S = 2.0
+"""How soon after ``feast apply`` events go to a changed view's new state."""
+
+_log = logging.getLogger(__name__)
+
+
+class Following:
+    """Keeps ``recorder`` to what is registered and to what ``reads`` says is read here."""
+
+    def __init__(
+        self, recorder: LiveRecorder, reads: Callable[[], Iterable[ViewSpec]], poll_s: float = POLL_S
+    ) -> None:
+        self._recorder, self._reads, self._poll_s = recorder, reads, poll_s
+        self._said = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="definitions", daemon=True)
+
+    def start(self) -> None:
+        """Follow in a thread until ``stop``."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, and say to the store that this recorder has ended; returns when it has."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self._recorder.close()
+        except STORE_FAILURES as error:
+            _log.warning("the store does not know that this recorder has ended: %r", error)
+
+    def look(self) -> None:
+        """Follow once; what goes wrong is logged, once, and the recorder goes on as it was."""
+        try:
+            changed = self._recorder.follow(self._reads())
+        except Exception as error:  # the registry may be anywhere and raises anything; events must go on
+            if repr(error) != self._said:
+                _log.error("the definitions cannot be followed: %r", error)
+            self._said = repr(error)
+            return
+        self._said = ""
+        if changed:
+            written = sorted(f"{spec.view}:{spec.state_digest}" for spec in self._recorder.specs)
+            _log.info("events go to other definitions", extra={"definitions": written})
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._poll_s):
+            self.look()
