@@ -24,11 +24,9 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo.windows.pull import Pull, pull
-from feature_repo.windows.retrieval import Retrieval, connect, entity_frame, instants_of, requested_of
+from feature_repo.windows.retrieval import EntityRows, Question, Retrieval, connect, entity_frame
 from feature_repo.windows.sources import source_sql
-from feature_repo.windows.spec import is_windowed, view_spec
 from feature_repo.windows.state import from_microseconds
-from feature_repo.windows.transform import declared_transform
 
 
 class WindowedOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -127,41 +125,31 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         time_column = infer_event_timestamp_from_entity_df(
             dict(zip(frame.columns, frame.dtypes, strict=True))
         )
-        instants = instants_of(frame, time_column)
-        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        ours = [(view, t) for view in on_demand if (t := declared_transform(view)) is not None]
-        entities = registry.list_entities(project, allow_cache=True)
-        requested = {
-            view.projection.name_to_use(): requested_of(view, feature_refs) for view in feature_views
-        }
-        specs = {
-            view.projection.name_to_use(): view_spec(
-                view, [e for e in entities if e.name in view.entities]
-            ).only(set(requested[view.projection.name_to_use()]))
-            for view in feature_views
-            if is_windowed(view)
-        }
+        rows = EntityRows.of_frame(frame, time_column)
+        question = Question.of(
+            config,
+            feature_views,
+            feature_refs,
+            registry,
+            project,
+            full_feature_names,
+            filter_by_created_timestamp,
+        )
 
         def run() -> pa.Table:
-            retrieval = Retrieval(
-                config, frame, time_column, instants, full_feature_names, filter_by_created_timestamp
-            )
-            for view in feature_views:
-                name = view.projection.name_to_use()
-                retrieval.add_view(view, requested[name], specs.get(name))
-            for view, transform in ours:
-                retrieval.add_transform(view, transform, feature_refs)
-            return retrieval.table()
+            with connect(config) as connection, Retrieval(question, connection) as retrieval:
+                return retrieval.answer(rows)
 
         span: tuple[datetime | None, datetime | None] = (None, None)
-        if len(instants):
-            span = (from_microseconds(int(instants.min())), from_microseconds(int(instants.max())))
+        if len(frame):
+            span = (from_microseconds(int(rows.instants.min())), from_microseconds(int(rows.instants.max())))
         metadata = RetrievalMetadata(
             features=list(feature_refs), keys=[c for c in frame.columns if c != time_column],
             min_event_timestamp=span[0], max_event_timestamp=span[1],
         )  # fmt: skip
-        rest = [view for view in on_demand if declared_transform(view) is None]
-        return WindowedRetrievalJob(run, full_feature_names, rest, metadata, config.repo_path)
+        return WindowedRetrievalJob(
+            run, full_feature_names, list(question.others), metadata, config.repo_path
+        )
 
     @staticmethod
     def pull_latest_from_table_or_query(

@@ -1,100 +1,220 @@
-"""Point-in-time retrieval: the entity rows, and the columns that views and transforms add to them."""
+"""Point-in-time retrieval: what is asked, the rows that ask, and the columns that views and transforms add to them."""
 
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
+from numpy.typing import NDArray
 
-from feature_repo.windows.offline import compute
-from feature_repo.windows.plain import point_in_time_join
+from feature_repo.windows.limits import limits_of
+from feature_repo.windows.plain import DUMMY_KEY, point_in_time_join
+from feature_repo.windows.slabs import Progress, Request, Slabs
 from feature_repo.windows.sources import source_sql
-from feature_repo.windows.spec import ViewSpec
-from feature_repo.windows.transform import Transform
+from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
+from feature_repo.windows.transform import Transform, declared_transform
 
+Integers = NDArray[np.int64]
 KNOWN_AS_OF = "created_timestamp"
+_OURS = ("__instant", "__known", "__row")
+
+
+@dataclass(frozen=True)
+class AskedView:
+    """One view and the features that are asked of it; ``spec`` is None for a plain view."""
+
+    view: FeatureView
+    features: Sequence[str]
+    spec: ViewSpec | None
+
+    def join_keys(self, columns: Collection[str]) -> dict[str, str]:
+        """The column of the entity rows for each of the view's keys.
+
+        Raises:
+            ValueError: there is none, with the columns there are.
+        """
+        renamed = self.view.projection.join_key_map or {}
+        join_keys = {key: renamed.get(key, key) for key in self.view.join_keys}
+        for key, column in join_keys.items():
+            if column not in columns and key != DUMMY_KEY:
+                raise ValueError(
+                    f"{self.view.name}: join key {column!r} is not in the entity rows, which have {sorted(columns)}"
+                )
+        return join_keys
+
+
+@dataclass(frozen=True)
+class Question:
+    """Features asked of a repository.
+
+    Attributes:
+        transforms: on-demand views declared as a ``Transform``. others: those left to Feast.
+        feature_refs: ``view:feature``, as asked.
+        full_names: whether features are named ``view__feature``.
+        filter_by_created: hide plain views' rows created after the row that asks.
+    """
+
+    config: RepoConfig
+    views: Sequence[AskedView]
+    transforms: Sequence[tuple[OnDemandFeatureView, Transform]]
+    others: Sequence[OnDemandFeatureView]
+    feature_refs: Sequence[str]
+    full_names: bool = False
+    filter_by_created: bool = False
+
+    @classmethod
+    def of(
+        cls, config: RepoConfig, feature_views: Sequence[FeatureView], feature_refs: Sequence[str], registry: BaseRegistry,
+        project: str, full_names: bool = False, filter_by_created: bool = False,
+    ) -> Self:  # fmt: skip
+        """What Feast asks of an offline store.
+
+        Raises:
+            ValueError: see ``view_spec``.
+        """
+        on_demand = OnDemandFeatureView.get_requested_odfvs(list(feature_refs), project, registry)
+        declared = [(view, declared_transform(view)) for view in on_demand]
+        entities = registry.list_entities(project, allow_cache=True)
+        views = []
+        for view in feature_views:
+            features = requested_of(view, feature_refs)
+            spec = None
+            if is_windowed(view):
+                spec = view_spec(view, [e for e in entities if e.name in view.entities]).only(set(features))
+            views.append(AskedView(view, features, spec))
+        return cls(
+            config, views, [(view, t) for view, t in declared if t is not None],
+            [view for view, t in declared if t is None], feature_refs, full_names, filter_by_created,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EntityRows:
+    """Rows that ask.
+
+    Attributes:
+        table: all their columns, as given.
+        time_column: which of them says when.
+        instants: int64[n] that, in microseconds UTC. known: int64[n] what they know, None if each knows up to its instant.
+    """
+
+    table: pa.Table
+    time_column: str
+    instants: Integers
+    known: Integers | None
+
+    @classmethod
+    def of_frame(cls, frame: pd.DataFrame, time_column: str) -> Self:
+        """The rows of a frame.
+
+        Raises:
+            ValueError: see ``microseconds_of``.
+        """
+        known = None
+        if KNOWN_AS_OF in frame.columns and time_column != KNOWN_AS_OF:
+            known = microseconds_of(frame[KNOWN_AS_OF], KNOWN_AS_OF)
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        return cls(table, time_column, microseconds_of(frame[time_column], time_column), known)
 
 
 class Retrieval:
-    """One run: the entity table in DuckDB, and the columns added to it."""
+    """Answers a question for rows that ask, all at once or batch by batch in ascending order of their instants.
+
+    Args:
+        asked: table expression of every row that will ask; None: the first batch is all of them.
+    """
 
     def __init__(
-        self, config: RepoConfig, frame: pd.DataFrame, time_column: str, instants: np.ndarray[Any, Any],
-        full_names: bool, filter_by_created: bool,
-    ) -> None:  # fmt: skip
-        self._config = config
-        self._full_names = full_names
-        self._filter_by_created = filter_by_created
-        self._time_column = time_column
-        self._connection = connect(config)
-        entity = pa.Table.from_pandas(frame, preserve_index=False)
-        moment = pa.array(instants).cast(pa.timestamp("us", tz="UTC"))
-        self._columns = {name: entity.column(name) for name in entity.column_names}
-        self._columns[time_column] = moment
-        self._known_given = KNOWN_AS_OF in frame.columns and time_column != KNOWN_AS_OF
-        known = microseconds_of(frame[KNOWN_AS_OF], KNOWN_AS_OF) if self._known_given else instants
-        self._rows = len(frame)
-        self._connection.register(
-            "entity_rows",
-            entity.drop_columns([c for c in (time_column, KNOWN_AS_OF) if c in entity.column_names])
-            .append_column("__instant", pa.array(instants))
-            .append_column("__known", pa.array(known))
-            .append_column("__row", pa.array(np.arange(self._rows))),
+        self, question: Question, connection: duckdb.DuckDBPyConnection, asked: str | None = None
+    ) -> None:
+        self._question = question
+        self._connection = connection
+        self._asked = asked
+        self._slabs: Slabs | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._slabs:
+            self._slabs.__exit__(kind, error, trace)
+
+    def answer(self, rows: EntityRows, progress: Progress = lambda done, total: None) -> pa.Table:
+        """The rows as given, with UTC instants, and the features' columns after them.
+
+        Raises:
+            ValueError: a join key is missing, or what the engine refuses; see ``Slabs``.
+        """
+        given = rows.table.column_names
+        columns = {name: rows.table.column(name) for name in given}
+        columns[rows.time_column] = pa.array(rows.instants).cast(pa.timestamp("us", tz="UTC"))
+        join_keys = [asked.join_keys(given) for asked in self._question.views]
+        self._register(rows, {column for each in join_keys for column in each.values()})
+        windowed = self._windowed(rows, join_keys, progress)
+        for asked, keys in zip(self._question.views, join_keys, strict=True):
+            added = windowed.pop(0) if asked.spec else self._plain(rows, asked, keys)
+            prefix = f"{asked.view.projection.name_to_use()}__" if self._question.full_names else ""
+            columns |= {prefix + name: added[name] for name in asked.features}
+        for view, transform in self._question.transforms:
+            columns |= self._transformed(view, transform, columns)
+        return pa.table(columns)
+
+    def _register(self, rows: EntityRows, keys: Collection[str]) -> None:
+        """The table ``asks``: keys, ``__instant``, ``__known``, ``__row``."""
+        named = {name: rows.table.column(name) for name in rows.table.column_names if name in keys}
+        known = rows.instants if rows.known is None else rows.known
+        ours = (rows.instants, known, np.arange(len(rows.instants)))
+        asks = pa.table(named | dict(zip(_OURS, map(pa.array, ours), strict=True)))
+        self._connection.register("asks", asks)
+
+    def _windowed(
+        self, rows: EntityRows, join_keys: Sequence[dict[str, str]], progress: Progress
+    ) -> list[dict[str, pa.Array]]:
+        if self._slabs is None:
+            root = self._question.config.repo_path
+            requests = [
+                Request(asked.spec, source_sql(asked.view.batch_source, root), keys)
+                for asked, keys in zip(self._question.views, join_keys, strict=True)
+                if asked.spec
+            ]
+            limits = limits_of(self._question.config, [request.spec for request in requests])
+            self._slabs = Slabs(self._connection, requests, self._asked or "asks", limits)
+        return self._slabs.answer("asks", len(rows.instants), progress)
+
+    def _plain(
+        self, rows: EntityRows, asked: AskedView, join_keys: dict[str, str]
+    ) -> dict[str, pa.ChunkedArray]:
+        source = source_sql(asked.view.batch_source, self._question.config.repo_path)
+        filtered = rows.known is not None or self._question.filter_by_created
+        return point_in_time_join(
+            self._connection, asked.view, source, join_keys, list(asked.features), filtered
         )
-        self._connection.execute("CREATE TEMP TABLE asks AS SELECT * FROM entity_rows")
-        self._entity_columns = set(entity.column_names)
 
-    def add_view(self, view: FeatureView, features: list[str], spec: ViewSpec | None) -> None:
-        source = source_sql(view.batch_source, self._config.repo_path)
-        join_keys = self._join_keys(view)
-        if spec is None:
-            added = point_in_time_join(
-                self._connection,
-                view,
-                source,
-                join_keys,
-                features,
-                self._known_given or self._filter_by_created,
-            )
-        elif spec.aggregates:
-            added = compute(self._connection, spec, source, join_keys, self._rows)
-        else:
-            added = {}
-        prefix = f"{view.projection.name_alias or view.name}__" if self._full_names else ""
-        for name in features:
-            self._columns[prefix + name] = added[name]
-
-    def add_transform(self, view: OnDemandFeatureView, transform: Transform, feature_refs: list[str]) -> None:
+    def _transformed(
+        self, view: OnDemandFeatureView, transform: Transform, columns: dict[str, Any]
+    ) -> dict[str, pa.Array]:
+        full = self._question.full_names
         prefixes = {
-            feature.name: projection.name_to_use() if self._full_names else ""
+            feature.name: projection.name_to_use() if full else ""
             for projection in view.source_feature_view_projections.values()
             for feature in projection.features
         }
         inputs = {
-            name: self._columns[f"{prefixes[name]}__{name}" if prefixes.get(name) else name]
+            name: columns[f"{prefixes[name]}__{name}" if prefixes.get(name) else name]
             for name in transform.inputs
         }
         outputs = transform.apply_arrow(inputs)
-        prefix = f"{view.projection.name_to_use()}__" if self._full_names else ""
-        for name in requested_of(view, feature_refs):
-            self._columns[prefix + name] = outputs[name]
-
-    def table(self) -> pa.Table:
-        self._connection.close()
-        return pa.table(self._columns)
-
-    def _join_keys(self, view: FeatureView) -> dict[str, str]:
-        renamed = view.projection.join_key_map or {}
-        join_keys = {key: renamed.get(key, key) for key in view.join_keys}
-        for key, column in join_keys.items():
-            if column not in self._entity_columns and key != "__dummy_id":
-                raise ValueError(
-                    f"{view.name}: join key {column!r} is not in the entity rows, which have {sorted(self._entity_columns)}"
-                )
-        return join_keys
+        prefix = f"{view.projection.name_to_use()}__" if full else ""
+        return {prefix + name: outputs[name] for name in requested_of(view, self._question.feature_refs)}
 
 
 def connect(config: RepoConfig) -> duckdb.DuckDBPyConnection:
@@ -123,15 +243,10 @@ def entity_frame(entity_df: pd.DataFrame | str | None) -> pd.DataFrame:
     raise ValueError("entity_df: give a pandas frame, or a SQL query, with the join keys and event_timestamp")
 
 
-def requested_of(view: Any, feature_refs: list[str]) -> list[str]:
+def requested_of(view: Any, feature_refs: Sequence[str]) -> list[str]:
     """The features of one view among ``view:feature`` references, in their order."""
     name = view.projection.name_to_use()
     return [ref.split(":", 1)[1] for ref in feature_refs if ref.split(":", 1)[0] == name]
-
-
-def instants_of(frame: pd.DataFrame, column: str) -> np.ndarray[Any, Any]:
-    """The instants of entity rows, int64 microseconds UTC; raises as ``microseconds_of``."""
-    return microseconds_of(frame[column], column)
 
 
 def microseconds_of(values: pd.Series, column: str) -> np.ndarray[Any, Any]:

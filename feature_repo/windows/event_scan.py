@@ -1,0 +1,197 @@
+"""What one source is read for: the SQL of its events between two instants, with everything that its views need of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_repo.lake import quote
+from feature_repo.windows.kernel import NULL
+from feature_repo.windows.offline import check_columns, refuse_nulls, stored_sql
+from feature_repo.windows.sources import instant_sql
+from feature_repo.windows.spec import StoredColumn, ViewSpec
+
+Integers = NDArray[np.int64]
+# Types whose values are equal just when their texts are, and which DuckDB hashes without making one.
+_HASHED = {"VARCHAR", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "BOOLEAN", "DATE"}
+
+
+@dataclass(frozen=True)
+class KeyPart:
+    """A key column of a source, and the table that numbers the values asked of it: ``value``, ``id`` from 0 to ``size - 1``."""
+
+    column: str
+    table: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Events of one source in [lo, hi), in the order of the read.
+
+    Attributes:
+        times, known: int64[n] microseconds UTC; known is None where the source has none.
+        ids: the events' ids, as Arrow.
+        keys: int32[n] for each key part, -1 where the value is not asked.
+        values: int64[n] for each stored column, ``NULL`` where null.
+        passes: bool[n] for each filter.
+    """
+
+    times: Integers
+    known: Integers | None
+    ids: pa.ChunkedArray
+    keys: dict[KeyPart, NDArray[np.int32]]
+    values: dict[StoredColumn, Integers]
+    passes: dict[str, NDArray[np.bool_]]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+class EventScan:
+    """Reads one source for all of its views.
+
+    Args:
+        specs: views of this source that agree on its time, known-time and id columns.
+        source: its table expression.
+        parts: the key parts of each view, in the order of ``specs``.
+
+    Raises:
+        ValueError: see ``check_columns``, ``stored_sql`` and ``refuse_nulls``.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, specs: Sequence[ViewSpec], source: str, parts: Sequence[Sequence[KeyPart]]
+    ) -> None:  # fmt: skip
+        self._connection = connection
+        self._source = source
+        self._spec = specs[0]
+        self._types = column_types(connection, source)
+        for spec in specs:
+            check_columns(spec, self._types)
+        refuse_nulls(connection, specs[0], source)
+        self.parts = tuple(dict.fromkeys(part for each in parts for part in each))
+        self.columns = tuple(sorted({column for spec in specs for column in spec.columns}))
+        self.filters = tuple(dict.fromkeys(spec.where for spec in specs if spec.where))
+        self._stored = {
+            column: _column_sql(spec.view, column, self._types[column.name])
+            for spec in specs
+            for column in spec.columns
+        }
+        self._wanted = tuple(
+            dict.fromkeys((tuple(each), spec.where) for each, spec in zip(parts, specs, strict=True))
+        )
+
+    @property
+    def _moment(self) -> str:
+        return instant_sql(self._spec.timestamp, self._types)
+
+    def sql(self, lo: int, hi: int) -> str:
+        """The query of ``read``."""
+        inner = [f"epoch_us({self._moment}) AS __time", f"{self._id_sql()} AS __id"]
+        if self._spec.created:
+            inner.append(f"epoch_us({instant_sql(self._spec.created, self._types)}) AS __known")
+        inner += [f"{quote(part.column)} AS __k{i}" for i, part in enumerate(self.parts)]
+        inner += [f"{self._stored[column]} AS __v{i}" for i, column in enumerate(self.columns)]
+        inner += [f"coalesce(({where}), false) AS __w{i}" for i, where in enumerate(self.filters)]
+        outer = ["__time", "__id", *(["__known"] if self._spec.created else [])]
+        outer += [f"coalesce(i{i}.id, -1) AS __k{i}" for i in range(len(self.parts))]
+        outer += [f"__v{i}" for i in range(len(self.columns))] + [f"__w{i}" for i in range(len(self.filters))]
+        joins = "".join(
+            f" LEFT JOIN {p.table} i{i} ON e.__k{i} = i{i}.value" for i, p in enumerate(self.parts)
+        )
+        wanted = " OR ".join(f"({self._wanted_sql(parts, where)})" for parts, where in self._wanted)
+        return (
+            f"SELECT {', '.join(outer)} FROM (SELECT {', '.join(inner)} FROM {self._source} "
+            f"WHERE {self._between(lo, hi)}) e{joins} WHERE {wanted}"
+        )
+
+    def read(self, lo: int, hi: int) -> Piece:
+        """The events of [lo, hi) microseconds that some view counts for some key that is asked.
+
+        Raises:
+            ValueError: a number is -2**63, which stands for null here.
+        """
+        table = self._connection.sql(self.sql(lo, hi)).to_arrow_table()
+        values = {c: self._numbers(c, table[f"__v{i}"]) for i, c in enumerate(self.columns)}
+        return Piece(
+            times=integers(table["__time"]),
+            known=integers(table["__known"]) if self._spec.created else None,
+            ids=table["__id"],
+            keys={part: table[f"__k{i}"].to_numpy() for i, part in enumerate(self.parts)},
+            values=values,
+            passes={where: table[f"__w{i}"].to_numpy() for i, where in enumerate(self.filters)},
+        )
+
+    def span(self) -> tuple[int, int] | None:
+        """The first and the last event time, microseconds; None of no events."""
+        query = f"SELECT epoch_us(min({self._moment})), epoch_us(max({self._moment})) FROM {self._source}"
+        ((first, last),) = self._connection.execute(query).fetchall()
+        return None if first is None else (first, last)
+
+    def histogram(self, lo: int, hi: int, buckets: int) -> tuple[int, Integers]:
+        """Events in [lo, hi) by time: the width of a bucket in microseconds, and int64[buckets] counts."""
+        width = max((hi - lo + buckets - 1) // buckets, 1)
+        query = (
+            f"SELECT (epoch_us({self._moment}) - {lo}) // {width} AS b, count(*) AS n FROM {self._source} "
+            f"WHERE {self._between(lo, hi)} GROUP BY b"
+        )
+        found = self._connection.execute(query).fetchnumpy()
+        counts = np.zeros(buckets, dtype=np.int64)
+        counts[np.asarray(found["b"], dtype=np.int64)] = found["n"]
+        return width, counts
+
+    def _between(self, lo: int, hi: int) -> str:
+        return f"{self._moment} >= make_timestamptz({lo}) AND {self._moment} < make_timestamptz({hi})"
+
+    def _id_sql(self) -> str:
+        name = quote(self._spec.event_id)
+        return name if self._types[self._spec.event_id] == "VARCHAR" else f"CAST({name} AS VARCHAR)"
+
+    def _wanted_sql(self, parts: Sequence[KeyPart], where: str) -> str:
+        conditions = [f"i{self.parts.index(part)}.id IS NOT NULL" for part in parts]
+        conditions += [f"__w{self.filters.index(where)}"] if where else []
+        return " AND ".join(conditions)
+
+    def _numbers(self, column: StoredColumn, values: pa.ChunkedArray) -> Integers:
+        if column.kind == "number":
+            _refuse_the_null_number(self._spec.view, column, values)
+        return integers(values)
+
+
+def column_types(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
+    """The DuckDB type of each column of a table expression."""
+    query = f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
+    return dict(connection.execute(query).fetchall())
+
+
+def integers(column: pa.ChunkedArray) -> Integers:
+    """A column as contiguous int64; nulls become the kernel's null, 64-bit codes keep their bits."""
+    if column.null_count:
+        column = column.fill_null(
+            pa.scalar(int(NULL) + (2**64 if pa.types.is_uint64(column.type) else 0), column.type)
+        )
+    values = column.to_numpy()
+    return np.ascontiguousarray(values if values.dtype == np.int64 else values.view(np.int64))
+
+
+def _column_sql(view: str, column: StoredColumn, duckdb_type: str) -> str:
+    """A stored column as 64 bits. Codes are only compared, within this retrieval: the faster hash does."""
+    if column.kind != "code":
+        return stored_sql(view, column, duckdb_type)
+    name = quote(column.name)
+    text = name if duckdb_type in _HASHED else f"CAST({name} AS VARCHAR)"
+    return f"CASE WHEN {name} IS NOT NULL THEN hash({text}) END"
+
+
+def _refuse_the_null_number(view: str, column: StoredColumn, values: pa.ChunkedArray) -> None:
+    for chunk in values.chunks:
+        whole = chunk.fill_null(0) if chunk.null_count else chunk
+        if len(whole) and whole.to_numpy().min() == NULL:
+            raise ValueError(
+                f"{view}: column {column.name!r} holds {int(NULL)}, which no amount is and which stands for null here; "
+                "store null where there is no value"
+            )

@@ -1,0 +1,56 @@
+"""How much a retrieval handles at a time, from how much memory it may use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feature_repo.windows.spec import ViewSpec
+
+DEFAULT_MEMORY = "4GB"
+_UNITS = {
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+# An event on its way from DuckDB to its place by key, with its id; a row that asks, on the same way.
+_EVENT_BYTES, _ROW_BYTES = 160, 120
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is handled at a time: rows that ask, and events read."""
+
+    rows: int
+    events: int
+
+
+def limits_of(config: Any, specs: Sequence[ViewSpec]) -> Limits:
+    """A quarter of the memory each for results and for events on their way; the rest is for what windows still reach.
+
+    Args:
+        config: Feast's ``RepoConfig``; its ``offline_store.memory_limit`` counts.
+    """
+    memory = memory_bytes(getattr(config.offline_store, "memory_limit", None) or DEFAULT_MEMORY)
+    outputs = [len(spec.aggregates) for spec in specs]
+    # Results stand as rows, and of one view at a time as columns too.
+    row = _ROW_BYTES + 8 * (sum(outputs) + max(outputs, default=0))
+    return Limits(rows=max(memory // 4 // row, 1), events=max(memory // 4 // _EVENT_BYTES, 1))
+
+
+def memory_bytes(text: str) -> int:
+    """``4GB``, ``512 MiB``: bytes.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = text.strip().rstrip("KMGTIBkmgtib").strip()
+    unit = text.strip()[len(number) :].strip().upper()
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"memory_limit {text!r}: not an amount of memory; write 4GB or 512MiB") from error

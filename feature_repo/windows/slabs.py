@@ -1,0 +1,265 @@
+"""Windows over history, slab by slab in time, in bounded memory.
+
+Rows that ask are answered in slabs, by instant. Each event is read and sorted once, however many slabs there are: what a
+later slab's windows can still reach is carried along, and what none can is let go of.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_repo.lake import quote
+from feature_repo.windows.columns import arrow_columns
+from feature_repo.windows.event_scan import EventScan, KeyPart, Piece, column_types, integers
+from feature_repo.windows.family import AskedRows, Family
+from feature_repo.windows.limits import Limits
+from feature_repo.windows.offline import check_columns, event_number_sql
+from feature_repo.windows.spec import ViewSpec
+
+Integers = NDArray[np.int64]
+Progress = Callable[[int, int], None]
+"""``progress(done, total)`` rows."""
+_BUCKETS = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """One view to answer: its events' table expression, and the column of the rows that ask for each of its keys."""
+
+    spec: ViewSpec
+    source: str
+    join_keys: Mapping[str, str]
+
+
+class Slabs:
+    """Answers windowed views for rows that ask, in ascending order of their instants.
+
+    Args:
+        connection: a DuckDB in which ``asked`` is known.
+        requests: the views; those without aggregates are answered with no columns.
+        asked: table expression of every row that will ask, for the values of its key columns.
+
+    Raises:
+        ValueError: see ``EventScan``.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, requests: Sequence[Request], asked: str, limits: Limits
+    ) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._workers = os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._workers)
+        self._keys = _Keys(connection, asked)
+        self.requests = tuple(requests)
+        self._of_request: list[Family] = []
+        self._feeds = self._plan()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
+
+    def answer(
+        self, table: str, rows: int, progress: Progress = lambda done, total: None
+    ) -> list[dict[str, pa.Array]]:
+        """Every aggregate of each view for every row of a table, in row order.
+
+        Args:
+            table: its key columns, ``__instant`` and ``__known`` in microseconds, ``__row`` from 0 to ``rows - 1``. No instant
+                may lie before one that was answered.
+
+        Raises:
+            OverflowError: see ``evaluate``.
+        """
+        outs = [np.empty((rows, len(request.spec.aggregates)), dtype=np.int64) for request in self.requests]
+        self._fill(self._asked_rows(table), outs, progress)
+        found = []
+        for request in self.requests:
+            # Row by row and column by column at the same time is twice the memory, so one view after the other.
+            found.append(self._columns(request, outs.pop(0)))
+        return found
+
+    def _asked_rows(self, table: str) -> AskedRows:
+        """The rows of a table with ``__instant``, ``__known`` (microseconds) and ``__row``, by instant."""
+        found = self._connection.sql(self._keys.sql(table)).to_arrow_table()
+        instants = integers(found["__instant"])
+        known, rows = integers(found["__known"]), integers(found["__row"])
+        keys = {part: found[f"__k{i}"].to_numpy() for i, part in enumerate(self._keys.parts)}
+        if _ascending(instants):
+            return AskedRows(instants, known, rows, keys)
+        order = np.argsort(instants, kind="stable")
+        keys = {part: ids[order] for part, ids in keys.items()}
+        return AskedRows(instants[order], known[order], rows[order], keys)
+
+    def _fill(self, asks: AskedRows, outs: Sequence[Integers], progress: Progress) -> None:
+        """Answer rows by instant, into int64[r, a] for each request."""
+        for feed in self._feeds:
+            if len(asks):
+                feed.expect(int(asks.instants[0]), int(asks.instants[-1]), self._limits.events)
+        for start in range(0, len(asks), self._limits.rows):
+            part = asks.part(start, min(start + self._limits.rows, len(asks)))
+            self._advance(int(part.instants[0]), int(part.instants[-1]))
+            for request, family, out in zip(self.requests, self._of_request, outs, strict=True):
+                family.answer(part, request.spec, out)
+            progress(start + len(part), len(asks))
+
+    def _columns(self, request: Request, out: Integers) -> dict[str, pa.Array]:
+        """A filled result as Arrow columns by name."""
+        arrays = arrow_columns(out, request.spec.whole, self._pool, self._workers)
+        return {a.name: array for a, array in zip(request.spec.aggregates, arrays, strict=True)}
+
+    def _plan(self) -> "list[_Feed]":
+        """One feed a source, one family for the views of a source with the same keys and filter."""
+        types = {request.source: column_types(self._connection, request.source) for request in self.requests}
+        feeds: dict[object, list[tuple[Request, tuple[KeyPart, ...]]]] = {}
+        for request in self.requests:
+            spec = request.spec
+            check_columns(spec, types[request.source])
+            parts = tuple(
+                self._keys.part(key, types[request.source][key], request.join_keys[key]) for key in spec.keys
+            )
+            feed = (request.source, spec.timestamp, spec.created, spec.event_id)
+            feeds.setdefault(feed, []).append((request, parts))
+        of_request = {}
+        made = []
+        for members in feeds.values():
+            scan = EventScan(
+                self._connection,
+                [r.spec for r, _ in members],
+                members[0][0].source,
+                [parts for _, parts in members],
+            )
+            shared: dict[object, list[tuple[Request, tuple[KeyPart, ...]]]] = {}
+            for request, parts in members:
+                shared.setdefault((parts, request.spec.where), []).append((request, parts))
+            families = []
+            for sharing in shared.values():
+                specs = [request.spec for request, _ in sharing]
+                family = Family(sharing[0][1], specs, bool(specs[0].created), self._pool, self._workers)
+                families.append(family)
+                of_request.update({id(request): family for request, _ in sharing})
+            made.append(_Feed(scan, families))
+        self._of_request = [of_request[id(request)] for request in self.requests]
+        return made
+
+    def _advance(self, first: int, last: int) -> None:
+        """Have every event that the instants ``first`` to ``last`` count."""
+        for feed in self._feeds:
+            for piece in feed.pieces(first, last):
+                order = None if _ascending(piece.times) else np.argsort(piece.times, kind="stable")
+                floors = [first - family.horizon_us for family in feed.families]
+                sorting = [
+                    self._pool.submit(family.sorted, piece, order, floor, self._numbers)
+                    for family, floor in zip(feed.families, floors, strict=True)
+                ]
+                for family, floor, found in zip(feed.families, floors, sorting, strict=True):
+                    family.merge(*found.result(), floor)
+
+    def _numbers(self, ids: pa.ChunkedArray) -> NDArray[np.uint64]:
+        with self._connection.cursor() as cursor:
+            cursor.register("tied_events", pa.table({"id": ids}))
+            found = cursor.sql(f"SELECT {event_number_sql('id')} AS n FROM tied_events").to_arrow_table()
+        return np.asarray(found["n"].to_numpy(), dtype=np.uint64)
+
+
+class _Keys:
+    """The values asked of each key, numbered in a table each."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, asked: str) -> None:
+        self._connection = connection
+        self._asked = asked
+        self._numbered: dict[KeyPart, tuple[str, str]] = {}
+
+    @property
+    def parts(self) -> Sequence[KeyPart]:
+        return list(self._numbered)
+
+    def part(self, key: str, kind: str, column: str) -> KeyPart:
+        """The part for a source's key of a DuckDB type, asked in a column of the rows."""
+        asked = (column, kind)
+        table = next((p.table for p, a in self._numbered.items() if a == asked), "")
+        size = next((p.size for p, a in self._numbered.items() if a == asked), 0)
+        if not table:
+            table = f"__numbered_{len(self._numbered)}"
+            self._connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT value, (row_number() OVER () - 1)::INTEGER AS id FROM "
+                f"(SELECT DISTINCT {_cast(column, kind)} AS value FROM {self._asked} WHERE {quote(column)} IS NOT NULL)"
+            )
+            ((size,),) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchall()
+        part = KeyPart(key, table, size)
+        self._numbered[part] = asked
+        return part
+
+    def sql(self, table: str) -> str:
+        """The rows of a table that ask, with the number of each part of their keys, -1 for none."""
+        named = list(self._numbered.items())
+        numbers = "".join(f", coalesce(i{i}.id, -1) AS __k{i}" for i in range(len(named)))
+        joins = "".join(
+            f" LEFT JOIN {part.table} i{i} ON {_cast(column, kind, 'a.')} = i{i}.value"
+            for i, (part, (column, kind)) in enumerate(named)
+        )
+        return f"SELECT a.__instant, a.__known, a.__row{numbers} FROM {table} a{joins}"
+
+
+class _Feed:
+    """The events of one source, handed to its families once, in order of time."""
+
+    def __init__(self, scan: EventScan, families: Sequence[Family]) -> None:
+        self.families = families
+        self._scan = scan
+        self._reach = max(family.horizon_us for family in families)
+        self._wait = min(min(spec.delay_us for spec in family.specs) for family in families)
+        self._span = scan.span()
+        # Events before it were read.
+        self._frontier: int | None = None
+        self._cuts: Integers = np.empty(0, dtype=np.int64)
+
+    def expect(self, first: int, last: int, most: int) -> None:
+        """Find where to cut so that about ``most`` events at most are read at a time for the instants to come."""
+        if self._span is None:
+            return
+        lo, hi = max(first - self._reach, self._span[0]), min(last - self._wait, self._span[1] + 1)
+        if lo >= hi:
+            return
+        width, counts = self._scan.histogram(lo, hi, _BUCKETS)
+        cuts, held = [], 0
+        for bucket, count in enumerate(counts.tolist()):
+            if held and held + count > most:
+                cuts.append(lo + bucket * width)
+                held = 0
+            held += count
+        self._cuts = np.array(cuts, dtype=np.int64)
+
+    def pieces(self, first: int, last: int) -> Iterator[Piece]:
+        """The events not read yet that some view counts at an instant from ``first`` to ``last``."""
+        if self._span is None:
+            return
+        lo = max(first - self._reach, self._span[0])
+        lo = lo if self._frontier is None else max(lo, self._frontier)
+        hi = min(last - self._wait, self._span[1] + 1)
+        if lo >= hi:
+            return
+        between = self._cuts[(self._cuts > lo) & (self._cuts < hi)].tolist()
+        for start, end in zip([lo, *between], [*between, hi], strict=True):
+            yield self._scan.read(start, end)
+        self._frontier = hi
+
+
+def _cast(column: str, kind: str, table: str = "") -> str:
+    return f"CAST({table}{quote(column)} AS {kind})"
+
+
+def _ascending(values: Integers) -> bool:
+    return bool((values[1:] >= values[:-1]).all())
