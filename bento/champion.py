@@ -39,11 +39,16 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """A model version, and the plan that reads exactly the features that it was trained on."""
+    """A model version, and the plan that reads exactly the features that it was trained on.
+
+    Attributes:
+        settled: whether the plan is the registry's, or can never be: the registry means other features by these names.
+    """
 
     bundle: Bundle
     version: str
     plan: OnlinePlan
+    settled: bool = True
 
 
 def prepare(bundle: Bundle, version: str) -> Champion:
@@ -52,61 +57,65 @@ def prepare(bundle: Bundle, version: str) -> Champion:
     Raises:
         RefusedError: no definitions that it was trained on are to be had here, or no history is loaded.
     """
-    plan = _plan(open_serving_store(), bundle)
+    plan, settled = _plan(open_serving_store(), bundle)
     if plan.feature_names != bundle.feature_names:
         raise RefusedError(
             f"its features are not those of {bundle.feature_service!r}, in that order; train anew"
         )
     plan.warm()
     _warm(bundle, plan)
-    return Champion(bundle, version, plan)
+    return Champion(bundle, version, plan, settled)
 
 
-def _plan(store: FeatureStore, bundle: Bundle) -> OnlinePlan:
-    """The plan of what the bundle was trained on: as it is registered, else as the bundle itself has it.
+def _plan(store: FeatureStore, bundle: Bundle) -> tuple[OnlinePlan, bool]:
+    """The plan of what the bundle was trained on, as it is registered, else as the bundle has it; and ``Champion.settled``.
 
-    The two differ in state only: a view that has gained an aggregate is kept under a new definition, which is as good
-    as soon as history is loaded, and the only one that stays.
+    Where both mean the same they may still differ in state: a view that has gained an aggregate is kept under another
+    definition. That one stays, and is preferred as soon as its history is loaded.
     """
+    client = store._get_provider().online_store._get_client(store.config.online_store)
+    registered, why = _registered(store, bundle)
+    own, why = _own(bundle, why)
+    found = [each for each in (registered, own) if each is not None]
     missing: list[str] = []
-    for resolved in _definitions(store, bundle):
+    for resolved in found:
         plan = OnlinePlan.of(store, resolved)
         # The state is kept up from here on, whether or not it is registered.
-        claim(
-            store._get_provider().online_store._get_client(store.config.online_store),
-            store.project,
-            plan.views,
-        )
-        if not plan.missing_state():
-            return plan
-        missing = missing or plan.missing_state()
-    raise RefusedError(
-        f"history is not loaded, or not far enough, into the online state of {', '.join(missing)}; run feast materialize"
-    )
-
-
-def _definitions(store: FeatureStore, bundle: Bundle) -> list[Resolved]:
-    """At least one, each of the bundle's digest."""
-    found, why = [], ""
-    try:
-        registered = resolve_service(store, bundle.feature_service)
-    except (FeastObjectNotFoundException, ValueError) as error:
-        why = f"{bundle.feature_service!r} is not to be had: {error}"
-    else:
-        found = [registered] if registered.digest == bundle.definitions_digest else []
-        why = f"{registered.digest[:12]} are applied here"
-    if bundle.spec.definitions is not None:
-        try:
-            found.append(Resolved.from_data(bundle.spec.definitions))
-        except ValueError as error:
-            why = f"{why}, and its own cannot be used: {error}"
-    found = [each for each in found if each.digest == bundle.definitions_digest]
+        claim(client, store.project, plan.views)
+        lacking = plan.missing_state()
+        if not lacking:
+            return plan, resolved is registered or registered is None
+        missing = missing or lacking
     if not found:
         raise RefusedError(
             f"it was trained on definitions {bundle.definitions_digest[:12]} of {bundle.feature_service!r}, "
             f"and {why}; apply its definitions, or train a model on these"
         )
-    return found
+    raise RefusedError(
+        f"no history is loaded, or not enough, into the online state of {', '.join(missing)}; run feast materialize"
+    )
+
+
+def _registered(store: FeatureStore, bundle: Bundle) -> tuple[Resolved | None, str]:
+    """What is registered if it means what the bundle was trained on, else None and why."""
+    try:
+        found = resolve_service(store, bundle.feature_service)
+    except (FeastObjectNotFoundException, ValueError) as error:
+        return None, f"what is applied here cannot serve it: {error}"
+    same = found.digest == bundle.definitions_digest
+    return (found if same else None), f"{found.digest[:12]} are applied here"
+
+
+def _own(bundle: Bundle, why: str) -> tuple[Resolved | None, str]:
+    """What the bundle has of its own, else None and why."""
+    if bundle.spec.definitions is None:
+        return None, why
+    try:
+        found = Resolved.from_data(bundle.spec.definitions)
+    except ValueError as error:
+        return None, f"{why}, and its own cannot be used: {error}"
+    same = found.digest == bundle.definitions_digest
+    return (found if same else None), why
 
 
 def _warm(bundle: Bundle, plan: OnlinePlan) -> None:
@@ -138,7 +147,8 @@ class Champions:
         self.on_change: Callable[[Champion], None] = lambda champion: None
         self._alias, self._load, self._prepare, self._kept = alias, load, prepare, kept
         self._refused_version: str | None = None
-        self._polls_since_refusal = 0
+        self._polls_since_refusal = self._polls_since_settled = 0
+        self._settled = True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="champion", daemon=True)
 
@@ -161,7 +171,7 @@ class Champions:
             return self._refuse("?", "no version has the alias 'champion'; run fraud train")
         if self.current is not None and version == self.current.version:
             self._accepted()
-            return False
+            return self._settle(self.current)
         if version == self._refused_version and self._polls_since_refusal < _RETRY_POLLS:
             self._polls_since_refusal += 1
             return False
@@ -199,8 +209,30 @@ class Champions:
                 _log.warning("the champion cannot be kept for a restart: %s", error)
         return True
 
+    def definitions_changed(self) -> None:
+        """Say that other definitions are registered, or that their state may be complete by now."""
+        self._settled = False
+
+    def _settle(self, champion: Champion) -> bool:
+        """Have the champion read what is registered, once that means the same and its history is loaded."""
+        self._polls_since_settled += 1
+        if self._settled or self._polls_since_settled < _RETRY_POLLS:
+            return False
+        self._polls_since_settled = 0
+        try:
+            again = self._prepare(champion.bundle, champion.version)
+        except Exception as error:  # as in _bring_in
+            self._settled = True
+            _log.warning("the champion goes on with the state that it reads: %s", error)
+            return False
+        self._settled = again.settled
+        if again.plan.views == champion.plan.views:
+            return False
+        self._put_in_place(again)
+        return True
+
     def _put_in_place(self, champion: Champion) -> None:
-        self.current = champion
+        self.current, self._settled = champion, champion.settled
         self.on_change(champion)
         _log.info("champion serves", extra={"model": MODEL_NAME, "version": champion.version})
 

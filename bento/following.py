@@ -17,13 +17,23 @@ _log = logging.getLogger(__name__)
 
 
 class Following:
-    """Keeps ``recorder`` to what is registered and to what ``reads`` says is read here."""
+    """Keeps ``recorder`` to what is registered and to what ``reads`` says is read here.
+
+    Args:
+        on_change: called, in the thread, when the recorder writes by other definitions than before.
+    """
 
     def __init__(
-        self, recorder: LiveRecorder, reads: Callable[[], Iterable[ViewSpec]], poll_s: float = POLL_S
+        self,
+        recorder: LiveRecorder,
+        reads: Callable[[], Iterable[ViewSpec]],
+        on_change: Callable[[], None],
+        poll_s: float = POLL_S,
     ) -> None:
         self._recorder, self._reads, self._poll_s = recorder, reads, poll_s
+        self._on_change = on_change
         self._said = ""
+        self._looking = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="definitions", daemon=True)
 
@@ -43,6 +53,10 @@ class Following:
 
     def look(self) -> None:
         """Follow once; what goes wrong is logged, once, and the recorder goes on as it was."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         try:
             changed = self._recorder.follow(self._reads())
         except Exception as error:  # the registry may be anywhere and raises anything; events must go on
@@ -53,6 +67,7 @@ class Following:
         self._said = ""
         if changed:
             written = sorted(f"{spec.view}:{spec.state_digest}" for spec in self._recorder.specs)
+            self._on_change()
             _log.info("events go to other definitions", extra={"definitions": written})
 
     def _follow(self) -> None:

@@ -77,7 +77,9 @@ class Serving:
             recording,
             metrics,
             clock_us,
-            Following(recorder, lambda: serving.champions.reads),
+            Following(
+                recorder, lambda: serving.champions.reads, lambda: serving.champions.definitions_changed()
+            ),
         )
         serving.champions.refresh()
         serving.champions.start()

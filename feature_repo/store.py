@@ -11,6 +11,7 @@ from feature_repo.windows.digest import definitions_digest, service_features
 __all__ = [
     "REPO",
     "apply_definitions",
+    "declared_store",
     "defined_service",
     "definitions_digest",
     "open_store",
@@ -38,6 +39,20 @@ def defined_service(name: str) -> FeatureService:
     if name not in services:
         raise ValueError(f"feature service {name!r}: not defined; there are {', '.join(sorted(services))}")
     return services[name]
+
+
+def declared_store(folder: Path) -> FeatureStore:
+    """The store as ``feast apply`` would leave it, with a registry of its own in ``folder``; the deployment's is not touched.
+
+    For history only: what is online knows nothing of it.
+    """
+    config = open_store().config
+    # Feast has resolved its registry's settings by now, and keeps them beside what the file says.
+    config.registry_config = str(folder / "declared.db")
+    config._registry = None
+    store = FeatureStore(config=config)
+    apply_definitions(store)
+    return store
 
 
 def apply_definitions(store: FeatureStore) -> None:

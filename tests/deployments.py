@@ -70,7 +70,7 @@ def fill_lake(lake, transactions, chargebacks):
         write_deltalake(str(lake / name), table, partition_by=["event_day"])
 
 
-def make_bundle(folder, store, digest=None, seed=0, rules=()):
+def make_bundle(folder, store, digest=None, seed=0, rules=(), definitions=None):
     """A bundle whose scores depend on every kind of feature; ``digest`` None is that of the store's definitions."""
     names = service_features(store.get_feature_service(SERVICE))
     rng = np.random.default_rng(seed)
@@ -88,6 +88,7 @@ def make_bundle(folder, store, digest=None, seed=0, rules=()):
         calibration=Calibration(1.0, -2.0),
         policy=Policy(),
         fallback=RuleList(tuple(rules) or (Rule("amount_usd_cents", True, 40_000, 0.5),), 0.001),
+        definitions=definitions,
     )
     return write_bundle(folder, classifier, spec)
 
