@@ -5,7 +5,8 @@ import json
 import pytest
 
 from feature_repo.store import definitions_digest, service_features
-from feature_repo.windows.resolve import Resolved, from_data, resolve_service, to_data
+from feature_repo.windows.plain_data import from_data, to_data
+from feature_repo.windows.resolve import Resolved, resolve_service
 from feature_repo.windows.spec import ViewSpec
 
 

@@ -30,6 +30,7 @@ class Function:
 
 COUNT, SUM, MEAN, MIN, MAX, LAST, FIRST, STD, COUNT_DISTINCT, SINCE_LAST, SINCE_FIRST = range(11)
 P50, P75, P90, P95, P99 = range(11, 16)
+PERCENTILES = ("p50", "p75", "p90", "p95", "p99")
 
 FUNCTIONS: dict[str, Function] = {
     "count": Function(COUNT, "events", Int64),

@@ -55,6 +55,9 @@ _LOW = uint64(0xFFFFFFFF)
 _OK, _OVERFLOW = 0, 1
 # Instants handled at a time: what they need stays in the processor's cache.
 _GROUP = 512
+# Keys are batched up to so many events, so that a key of few events costs little more than its events.
+_BATCH = 4096
+_MOST = uint64(0x7FFFFFFFFFFFFFFF)
 # Percentiles: magnitudes below 64 have a bucket each, beyond that every doubling has 32; so a bucket's middle is within
 # 1/64 of every value in it. Buckets of negative values stand before those of the others, largest magnitude first.
 _EXACT, _PER_DOUBLING, _SIGN = 64, 32, 2048
@@ -71,8 +74,8 @@ class Blocks(NamedTuple):
         numbers, sums: int64[c, b] values that are not null, and their sum.
         high, low: uint64[c, b] the sum of their squares in 128 bits.
         least, greatest, first, last: int64[c, b] values; ``NULL`` where there are none.
-        histogram_starts: int64[c * b + 1]; column i of block j has ``histogram_starts[i * b + j]:histogram_starts[i * b + j + 1]``
-            of ``histogram_buckets`` and ``histogram_counts``, int64 each.
+        histogram_starts: int64[c * b + 1] where in the next two column i of block j begins, at ``i * b + j``, and ends.
+        histogram_buckets, histogram_counts: int64, a bucket and how many of the column's values lie in it.
     """
 
     index: Any
@@ -425,9 +428,9 @@ def _extreme(
     best = NULL
     for i in range(lo, hi):
         value = _bound(values, blocks, c, base + i, least)
-        if value != NULL and _seen(known, until, i, as_of):
-            if best == NULL or (value < best if least else value > best):
-                best = value
+        better = best == NULL or (value < best if least else value > best)
+        if value != NULL and better and _seen(known, until, i, as_of):
+            best = value
     return best
 
 
@@ -440,6 +443,8 @@ def _extremes(
     head, tail, following = ends[0], ends[1], ends[2]
     for g in range(len(rows)):
         lo, hi = lows[g], highs[g]
+        if following < lo:  # another key's
+            following, head = lo, tail
         while following < hi:
             value = _bound(values, blocks, c, base + following, least)
             if value != NULL:
@@ -470,7 +475,7 @@ def _lasts(
 ) -> Any:  # fmt: skip
     for g in range(len(rows)):
         lo, hi = lows[g], highs[g]
-        i = last[hi - 1] if hi > 0 else -1
+        i = last[hi - 1] if hi > lo else -1
         while i >= lo and _is_hidden(i, hidden[starts[g] : starts[g + 1]]):
             i = last[i - 1] if i > 0 else -1
         out[rows[g]] = _last_of(values, blocks, c, base + i) if i >= lo else NULL
@@ -483,7 +488,7 @@ def _firsts(
 ) -> Any:  # fmt: skip
     for g in range(len(rows)):
         lo, hi = lows[g], highs[g]
-        i = first[lo] if lo < n else n
+        i = first[lo] if lo < hi else n
         while i < hi and _is_hidden(i, hidden[starts[g] : starts[g + 1]]):
             i = first[i + 1] if i + 1 < n else n
         out[rows[g]] = _first_of(values, blocks, c, base + i) if i < hi else NULL
@@ -530,12 +535,13 @@ def _distinct(
     """Distinct values. ``tally`` int64[n] and ``ends`` (first row, next row, distinct values) go on from group to group."""
     for g in range(len(rows)):
         lo, hi = lows[g], highs[g]
+        while ends[0] < lo and ends[0] < ends[1]:
+            ends[2] += _tallied(tally, slot[ends[0]], -1)
+            ends[0] += 1
+        ends[0], ends[1] = lo, max(lo, ends[1])
         while ends[1] < hi:
             ends[2] += _tallied(tally, slot[ends[1]], 1)
             ends[1] += 1
-        while ends[0] < lo:
-            ends[2] += _tallied(tally, slot[ends[0]], -1)
-            ends[0] += 1
         found = ends[2]
         begin = _hidden_from(lo, hidden, starts[g], starts[g + 1])
         for h in range(begin, starts[g + 1]):
@@ -587,12 +593,13 @@ def _percentiles(
     """Percentiles by nearest rank. ``tree`` int64[BUCKETS + 1] and ``ends`` (first row, next row, numbers) go on."""
     for g in range(len(rows)):
         lo, hi = lows[g], highs[g]
+        while ends[0] < lo and ends[0] < ends[1]:
+            ends[2] -= _count_row(tree, values, blocks, c, base + ends[0], -1)
+            ends[0] += 1
+        ends[0], ends[1] = lo, max(lo, ends[1])
         while ends[1] < hi:
             ends[2] += _count_row(tree, values, blocks, c, base + ends[1], 1)
             ends[1] += 1
-        while ends[0] < lo:
-            ends[2] -= _count_row(tree, values, blocks, c, base + ends[0], -1)
-            ends[0] += 1
         number = ends[2]
         begin = _hidden_from(lo, hidden, starts[g], starts[g + 1])
         for h in range(begin, starts[g + 1]):
@@ -652,20 +659,26 @@ def _needs(program: Any, columns: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _find_rows(
-    times: Any, known: Any, until: Any, instants: Any, as_of: Any, begin: Any, end: Any, windows: Any, delay: Any,
-    edges: Any, pending: Any, lows: Any, highs: Any, hidden: Any, starts: Any,
+    times: Any, known: Any, until: Any, base: Any, event_starts: Any, instants: Any, as_of: Any, instant_starts: Any,
+    begin: Any, end: Any, windows: Any, delay: Any, edges: Any, pending: Any, lows: Any, highs: Any, hidden: Any, starts: Any,
 ) -> Any:  # fmt: skip
     """The rows that instants from ``begin`` on can count, and those of them that must not be seen.
 
-    Fills, for the instants of a group, ``lows`` int64[w, g] and ``highs`` int64[g], and the hidden rows of each in
-    ``hidden`` by ``starts`` int64[g + 1]. ``edges`` (one for each window, then the end, then how many are pending) and
-    ``pending`` go on from one group to the next. Returns how many instants the group has.
+    Fills, for the instants of a group, ``lows`` int64[w, g] and ``highs`` int64[g], counted from row ``base``, and the hidden
+    rows of each in ``hidden`` by ``starts`` int64[g + 1]. ``edges`` (one for each window, then the end, how many are pending,
+    the key) and ``pending`` go on from one group to the next. Returns how many instants the group has.
     """
-    lengths, n = len(windows), len(times)
-    hi, waiting = edges[lengths], edges[lengths + 1]
+    lengths = len(windows)
+    hi, waiting, key = edges[lengths], edges[lengths + 1], edges[lengths + 2]
+    n = event_starts[key + 1] - base
     g = 0
     starts[0] = 0
     while g < len(highs) and begin + g < end:
+        if begin + g >= instant_starts[key + 1]:
+            while begin + g >= instant_starts[key + 1]:
+                key += 1
+            hi, waiting, n = event_starts[key] - base, 0, event_starts[key + 1] - base
+            edges[:lengths] = hi
         now, asked = instants[begin + g], as_of[begin + g]
         edge = now - delay
         while hi < n and times[hi] < edge:
@@ -704,8 +717,33 @@ def _find_rows(
         highs[g] = hi
         starts[g + 1] = filled
         g += 1
-    edges[lengths], edges[lengths + 1] = hi, waiting
+    edges[lengths], edges[lengths + 1], edges[lengths + 2] = hi, waiting, key
     return g
+
+
+@njit(cache=True, nogil=True)
+def _end_of_batch(event_starts: Any, instant_starts: Any, key: Any, end_key: Any) -> Any:
+    """The key before which a batch from ``key`` on ends: one key, or as many as have few events."""
+    end = key + 1
+    while (
+        end < end_key
+        and instant_starts[end + 1] > instant_starts[end]
+        and event_starts[end + 1] - event_starts[key] <= _BATCH
+    ):
+        end += 1
+    return end
+
+
+@njit(cache=True, nogil=True)
+def _adds_up(values: Any, event_starts: Any, key: Any, end: Any, blocks: Any, c: Any) -> Any:
+    """The first of the keys of which the sum of a column's values could pass 63 bits, or -1."""
+    for each in range(key, end):
+        largest, total = _largest(
+            values, event_starts[each], event_starts[each + 1] - event_starts[each], blocks, c
+        )
+        if largest > _MOST // uint64(max(total, 1)):
+            return each
+    return -1
 
 
 @njit(cache=True, nogil=True)
@@ -730,6 +768,9 @@ def window_values(
 ) -> Any:
     """Compute every aggregate of one view for the keys ``first_key <= key < end_key``.
 
+    Keys with few events are computed in batches, as if their events were one sequence: both edges of every window move
+    forward only, from one key to the next as within a key.
+
     Args:
         timestamps, known: int64[n] event and known times in microseconds, events ordered by (key, timestamp, event id).
         until: int64[n] the last ``known_as_of`` that sees the event (``FOR_EVER``: each does), or int64[0] if that goes for all.
@@ -751,9 +792,12 @@ def window_values(
     columns, lengths = len(values), len(windows)
     needs, queues, tallies, trees = _needs(program, columns)
     most = 0
-    for key in range(first_key, end_key):
-        if instant_starts[key + 1] > instant_starts[key]:
-            most = max(most, event_starts[key + 1] - event_starts[key])
+    key = first_key
+    while key < end_key:
+        end = _end_of_batch(event_starts, instant_starts, key, end_key)
+        if instant_starts[end] > instant_starts[key]:
+            most = max(most, event_starts[end] - event_starts[key])
+        key = end
     room = most + 1
     events = np.empty(0 if blocks is None else room, dtype=np.int64)
     counts = np.empty((columns, room), dtype=np.int64)
@@ -769,19 +813,22 @@ def window_values(
     queue_ends = np.empty((queues, 3), dtype=np.int64)
     tally_ends = np.empty((tallies, 3), dtype=np.int64)
     tree_ends = np.empty((trees, 3), dtype=np.int64)
-    edges = np.empty(lengths + 2, dtype=np.int64)
+    edges = np.empty(lengths + 3, dtype=np.int64)
     pending = np.empty(room, dtype=np.int64)
     hidden = np.empty(room + _GROUP, dtype=np.int64)
     lows = np.empty((lengths, _GROUP), dtype=np.int64)
     highs = np.empty(_GROUP, dtype=np.int64)
     starts = np.empty(_GROUP + 1, dtype=np.int64)
 
-    for key in range(first_key, end_key):
-        begin, end = instant_starts[key], instant_starts[key + 1]
+    key = first_key
+    while key < end_key:
+        batch = key
+        key = _end_of_batch(event_starts, instant_starts, batch, end_key)
+        begin, end = instant_starts[batch], instant_starts[key]
         if begin == end:
             continue
-        base = event_starts[key]
-        n = event_starts[key + 1] - base
+        base = event_starts[batch]
+        n = event_starts[key] - base
         times, kn = timestamps[base : base + n], known[base : base + n]
         un = until[base : base + n] if len(until) else until
         if blocks is not None:
@@ -791,26 +838,28 @@ def window_values(
         for c in range(columns):
             if needs[0, c]:
                 largest, total = _largest(values, base, n, blocks, c)
-                if largest > uint64(0x7FFFFFFFFFFFFFFF) // uint64(max(total, 1)):
-                    return _OVERFLOW, key, c
+                if largest > _MOST // uint64(max(total, 1)):
+                    wrong = _adds_up(values, event_starts, batch, key, blocks, c)
+                    if wrong >= 0:
+                        return _OVERFLOW, wrong, c
                 _prefix_sums(values, base, n, blocks, c, counts[c], sums[c])
                 if needs[1, c]:
-                    small = largest < uint64(1 << 31) and largest * largest <= uint64(
-                        0x7FFFFFFFFFFFFFFF
-                    ) // uint64(max(total, 1))
+                    small = largest < uint64(1 << 31) and largest * largest <= _MOST // uint64(max(total, 1))
                     _prefix_squares(values, base, n, blocks, c, small, high[c], low[c])
             if needs[2, c]:
                 _ends(values, base, n, blocks, c, last[c], first[c])
             if needs[3, c]:
                 _slots(values[c, base : base + n], slot[c])
         edges[:] = 0
+        edges[lengths + 2] = batch
         queue_ends[:] = 0
         tally_ends[:] = 0
         tree_ends[:] = 0
         tally[:, : n + 1] = 0
         while begin < end:
             size = _find_rows(
-                times, kn, un, instants, known_as_of, begin, end, windows, delay, edges, pending, lows, highs, hidden, starts
+                times, kn, un, base, event_starts, instants, known_as_of, instant_starts, begin, end, windows, delay, edges,
+                pending, lows, highs, hidden, starts,
             )  # fmt: skip
             now, as_of = instants[begin : begin + size], known_as_of[begin : begin + size]
             to = rows[begin : begin + size]
@@ -854,8 +903,88 @@ def window_values(
         t = 0
         for a in range(len(program)):
             if _percent(program[a, 0]) > 0:
-                # What is still counted is taken out again: cheaper than to clear a tree for each of many small keys.
+                # What is still counted is taken out again: cheaper than to clear a tree for each batch.
                 for i in range(tree_ends[t, 0], tree_ends[t, 1]):
                     _count_row(tree[t], values, blocks, program[a, 1], base + i, -1)
                 t += 1
     return _OK, 0, 0
+
+
+@njit(cache=True, nogil=True)
+def summarized(timestamps: Any, values: Any, blocks: Any, starts: Any, added: Any, ranked: Any) -> Any:
+    """Runs of rows, each as one block.
+
+    Args:
+        timestamps, values, blocks: as in ``window_values``; rows may be events or blocks, in the order of time.
+        starts: int64[b + 1]; rows ``starts[j]:starts[j + 1]``, of one key and at least one, become block j.
+        added, ranked: bool[c] the columns whose values are numbers, and those that need a histogram.
+
+    Returns:
+        The attributes of ``Blocks`` from ``count`` on. Sums wrap at 64 bits; ``window_values`` checks what may add up.
+    """
+    columns, size = len(values), len(starts) - 1
+    count, last_time = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
+    numbers, sums = np.zeros((columns, size), dtype=np.int64), np.zeros((columns, size), dtype=np.int64)
+    high, low = np.zeros((columns, size), dtype=np.uint64), np.zeros((columns, size), dtype=np.uint64)
+    least, greatest = np.full((columns, size), NULL), np.full((columns, size), NULL)
+    first, last = np.full((columns, size), NULL), np.full((columns, size), NULL)
+    for j in range(size):
+        for i in range(starts[j], starts[j + 1]):
+            count[j] += _events_of(blocks, i)
+            last_time[j] = _last_time_of(timestamps, blocks, i)
+            for c in range(columns):
+                number, total = _sum_of(values, blocks, c, i)
+                if not added[c] or number == 0:
+                    continue
+                numbers[c, j] += number
+                sums[c, j] += total
+                s_high, s_low = _squares_of(values, blocks, c, i)
+                low[c, j] += s_low
+                high[c, j] += s_high + (uint64(1) if low[c, j] < s_low else uint64(0))
+                if least[c, j] == NULL or _least_of(values, blocks, c, i) < least[c, j]:
+                    least[c, j] = _least_of(values, blocks, c, i)
+                greatest[c, j] = max(greatest[c, j], _greatest_of(values, blocks, c, i))
+                if first[c, j] == NULL:
+                    first[c, j] = _first_of(values, blocks, c, i)
+                last[c, j] = _last_of(values, blocks, c, i)
+    histogram_starts, buckets, counts = _histograms(values, blocks, starts, ranked)
+    return (
+        count, last_time, numbers, sums, high, low, least, greatest, first, last, histogram_starts, buckets, counts
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _histograms(values: Any, blocks: Any, starts: Any, ranked: Any) -> Any:
+    """The histograms of runs of rows, as ``Blocks`` keeps them."""
+    size = len(starts) - 1
+    histogram_starts = np.zeros(len(values) * size + 1, dtype=np.int64)
+    buckets, counts = np.empty(16, dtype=np.int64), np.empty(16, dtype=np.int64)
+    dense = np.zeros(BUCKETS, dtype=np.int64)
+    filled = 0
+    for c in range(len(values)):
+        for j in range(size):
+            for i in range(starts[j], starts[j + 1]) if ranked[c] else range(0):
+                _fill(dense, values, blocks, c, i)
+            for bucket in range(BUCKETS) if ranked[c] else range(0):
+                if dense[bucket] > 0:
+                    if filled == len(buckets):
+                        buckets, counts = np.append(buckets, buckets), np.append(counts, counts)
+                    buckets[filled], counts[filled] = bucket, dense[bucket]
+                    filled += 1
+                    dense[bucket] = 0
+            histogram_starts[c * size + j + 1] = filled
+    return histogram_starts, buckets[:filled].copy(), counts[:filled].copy()
+
+
+@njit(cache=True, nogil=True)
+def _fill(dense: Any, values: Any, blocks: Any, c: Any, i: Any) -> Any:
+    """Count a row's values by bucket."""
+    if blocks is not None:
+        b = blocks.index[i]
+        if b >= 0:
+            at = c * len(blocks.count) + b
+            for h in range(blocks.histogram_starts[at], blocks.histogram_starts[at + 1]):
+                dense[blocks.histogram_buckets[h]] += blocks.histogram_counts[h]
+            return
+    if values[c, i] != NULL:
+        dense[bucket_of(values[c, i])] += 1

@@ -31,8 +31,8 @@ from uuid import uuid4
 from feast import FeatureStore
 
 from feature_repo.windows.keys import loaded_key, project_prefix
+from feature_repo.windows.plain_data import from_data, to_data
 from feature_repo.windows.recorder import EventRecorder, windowed_specs
-from feature_repo.windows.resolve import from_data, to_data
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import from_microseconds
 

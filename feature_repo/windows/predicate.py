@@ -53,6 +53,10 @@ class Predicate:
         """The expression for DuckDB, written anew from the tree, names quoted."""
         return self._tree.sql(dialect="duckdb", identify=True, comments=False)
 
+    def truth(self, event: Mapping[str, Any]) -> Truth:
+        """True, false, or None for unknown; raises as a call does."""
+        return self._test(event)
+
     def __call__(self, event: Mapping[str, Any]) -> bool:
         """Whether the event counts.
 

@@ -4,19 +4,19 @@ As JSON data it travels with a model, so that the model can be served by the def
 as their state is kept, whatever is registered by then.
 """
 
-import types
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from feast import FeatureStore
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from feature_repo.windows.digest import definitions_digest, service_features
+from feature_repo.windows.plain_data import from_data, to_data
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.transform import Transform, declared_transform, resolve
 
-__all__ = ["Resolved", "from_data", "resolve_service", "to_data"]
+__all__ = ["Resolved", "resolve_service"]
 
 
 @dataclass(frozen=True)
@@ -91,40 +91,6 @@ def resolve_service(store: FeatureStore, feature_service: str) -> Resolved:
         service_features(service),
         definitions_digest(store, feature_service),
     )
-
-
-def to_data(value: Any) -> Any:
-    """A frozen plan of this engine (dataclasses, tuples, plain values) as JSON-ready data."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_data(getattr(value, field.name)) for field in fields(value)}
-    return [to_data(each) for each in value] if isinstance(value, tuple) else value
-
-
-def from_data(kind: Any, data: Any) -> Any:
-    """The inverse of ``to_data`` for a value of the type ``kind``; what the data lacks takes its default.
-
-    Raises:
-        TypeError: the data does not fit the type.
-    """
-    if get_origin(kind) in (Union, types.UnionType):
-        return None if data is None else from_data(_not_none(kind), data)
-    if is_dataclass(kind):
-        hints, make = get_type_hints(kind), cast(Callable[..., Any], kind)
-        unknown = sorted(set(data) - set(hints))
-        if unknown:
-            raise TypeError(f"{kind} has no {unknown}")
-        return make(**{name: from_data(hints[name], each) for name, each in data.items()})
-    if get_origin(kind) is tuple:
-        parts = get_args(kind)
-        kinds = parts[:1] * len(data) if parts[1:] == (...,) else parts
-        return tuple(from_data(k, each) for k, each in zip(kinds, data, strict=True))
-    if not isinstance(data, kind):
-        raise TypeError(f"{data!r} is no {kind}")
-    return data
-
-
-def _not_none(kind: Any) -> Any:
-    return next(each for each in get_args(kind) if each is not type(None))
 
 
 def _transform(path: str, digest: str) -> Transform:

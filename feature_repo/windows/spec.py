@@ -20,17 +20,22 @@ from feast.types import Int64
 from numpy.typing import NDArray
 
 from feature_repo.windows.durations import microseconds, parse_duration
-from feature_repo.windows.functions import FUNCTIONS, Function
+from feature_repo.windows.functions import FUNCTIONS, PERCENTILES, Function
+from feature_repo.windows.plain_data import from_data
 from feature_repo.windows.predicate import Predicate
+from feature_repo.windows.transform import TIME, Transform, resolve
 
 # Windowed views are what Feast calls experimental, and what this project makes work; it need not say so at each load.
 warnings.filterwarnings("ignore", message="Stream feature views are experimental", category=RuntimeWarning)
 
-WHERE_TAG, DELAY_TAG, EVENT_ID_TAG, SCALE_TAG = (
+WHERE_TAG, DELAY_TAG, EVENT_ID_TAG, SCALE_TAG, CONDITIONS_TAG, DERIVED_TAG, CORRECTED_TAG = (
     "window.where",
     "window.delay",
     "window.event_id",
     "window.scale",
+    "window.conditions",
+    "window.derived",
+    "window.corrected",
 )
 # Part of every state key: a new record format never reads the bytes of an old one.
 STATE_FORMAT = 1
@@ -61,6 +66,59 @@ class Aggregate:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """One derived column, resolved: with all that it is computed from, so that it means the same wherever it is computed.
+
+    Attributes:
+        name: of the column. output: the feature that it holds. scale: decimal places kept.
+        views: the windowed views that it reads. reads: names of their outputs, and of event columns, that it is made of.
+        transform: path and digest of the transform that makes ``output`` of them, or two empty texts if a view does.
+        as_of: column of the source that says as of when the event was scored, null where it was not; or empty.
+        source: the source whose events have it; events of another source take it over by event id. Empty: the view's own.
+    """
+
+    name: str
+    output: str
+    scale: int
+    views: tuple["ViewSpec", ...]
+    reads: tuple[str, ...]
+    transform: tuple[str, str] = ("", "")
+    as_of: str = ""
+    source: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the meaning of the column. 64 hex digits."""
+        views = [view.only(set(self.reads)).digest for view in self.views]
+        content = [self.name, self.output, self.scale, views, self.transform, self.as_of, self.source]
+        return _digest(content)
+
+    @cached_property
+    def function(self) -> Transform | None:
+        """The transform.
+
+        Raises:
+            ValueError: its code is not what it was when the column was declared.
+        """
+        path, digest = self.transform
+        if not path:
+            return None
+        found = resolve(path)
+        if found.digest != digest:
+            raise ValueError(
+                f"derived column {self.name!r}: the code of transform {path} has changed since it was declared; "
+                "run feast apply, and materialize the views that read it"
+            )
+        return found
+
+    @cached_property
+    def event_columns(self) -> tuple[str, ...]:
+        """The columns of an event that it is made of, besides the event's time."""
+        computed = {a.name for view in self.views for a in view.aggregates}
+        return tuple(sorted(set(self.reads) - computed - {TIME}))
+
+
+@dataclass(frozen=True)
 class ViewSpec:
     """A windowed view, resolved.
 
@@ -74,6 +132,10 @@ class ViewSpec:
         delay_us: how long an event waits before it counts, in microseconds.
         aggregates: outputs, in declaration order.
         scales: decimal places of decimal columns, as (column, places).
+        conditions: boolean columns computed from an event's own, as (name, SQL text), by name.
+        derived: columns computed when an event happened, from features of that moment; by name.
+        corrected: the source may hold several versions of an event. Of those known at an instant the one known last counts,
+            if it passes the filter; else an event's first row is all there is of it.
     """
 
     view: str
@@ -86,6 +148,9 @@ class ViewSpec:
     delay_us: int
     aggregates: tuple[Aggregate, ...]
     scales: tuple[tuple[str, int], ...] = ()
+    conditions: tuple[tuple[str, str], ...] = ()
+    derived: tuple[Derived, ...] = ()
+    corrected: bool = False
 
     @cached_property
     def predicate(self) -> Predicate | None:
@@ -95,7 +160,7 @@ class ViewSpec:
     @cached_property
     def columns(self) -> tuple[StoredColumn, ...]:
         """The values kept with each event, sorted."""
-        scales = dict(self.scales)
+        scales = dict(self.scales) | {each.name: each.scale for each in self.derived}
         return tuple(
             sorted(
                 {
@@ -117,6 +182,16 @@ class ViewSpec:
     def horizon_us(self) -> int:
         """How far before an instant its oldest countable event may lie."""
         return self.delay_us + self.windows_us[-1]
+
+    @cached_property
+    def tests(self) -> tuple[tuple[str, Predicate], ...]:
+        """The conditions, parsed."""
+        return tuple((name, Predicate(text)) for name, text in self.conditions)
+
+    @cached_property
+    def ranked(self) -> frozenset[str]:
+        """The columns of which percentiles are asked."""
+        return frozenset(a.column for a in self.aggregates if a.function in PERCENTILES)
 
     @property
     def ordered(self) -> bool:
@@ -162,12 +237,15 @@ class ViewSpec:
             self.where,
         ]
         layout = [[c.name, c.kind, c.scale] for c in self.columns]
-        return _digest([*content, layout, self.horizon_us])[:16]
+        computed = [self.conditions, [each.digest for each in self.derived], self.corrected]
+        return _digest([*content, layout, self.horizon_us, computed])[:16]
 
     @cached_property
     def digest(self) -> str:
         """Names the meaning of every output: equal digests give equal bits. 64 hex digits."""
-        fields = {f.name: getattr(self, f.name) for f in dataclass_fields(self) if f.name != "aggregates"}
+        apart = ("aggregates", "derived")
+        fields = {f.name: getattr(self, f.name) for f in dataclass_fields(self) if f.name not in apart}
+        fields["derived"] = [each.digest for each in self.derived]
         outputs = [[a.name, a.function, a.column, a.window_us] for a in self.aggregates]
         return _digest([STATE_FORMAT, sorted(fields.items()), outputs])
 
@@ -191,6 +269,14 @@ def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
     Raises:
         ValueError: anything that the engine cannot compute exactly; the message names view, part and way out.
     """
+    source = _file_source(view)
+    join_keys = {entity.name: entity.join_key for entity in entities}
+    return _resolved(
+        view, source, tuple(join_keys[name] for name in view.entities if name != DUMMY_ENTITY_NAME)
+    )
+
+
+def _file_source(view: FeatureView) -> FileSource:
     source = view.batch_source
     if not isinstance(source, FileSource):
         raise ValueError(
@@ -198,7 +284,10 @@ def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
         )
     if not view.timestamp_field:
         raise ValueError(f"{view.name}: no timestamp_field; name the source's event-time column")
-    join_keys = {entity.name: entity.join_key for entity in entities}
+    return source
+
+
+def _resolved(view: FeatureView, source: FileSource, keys: tuple[str, ...]) -> ViewSpec:
     try:
         where = Predicate(view.tags[WHERE_TAG]).sql if view.tags.get(WHERE_TAG) else ""
         delay = parse_duration(view.tags.get(DELAY_TAG, "0s"))
@@ -207,7 +296,7 @@ def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
     spec = ViewSpec(
         view=view.name,
         source=source.name,
-        keys=tuple(join_keys[name] for name in view.entities if name != DUMMY_ENTITY_NAME),
+        keys=keys,
         event_id=view.tags.get(EVENT_ID_TAG, ""),
         timestamp=view.timestamp_field,
         created=source.created_timestamp_column or "",
@@ -215,6 +304,9 @@ def view_spec(view: FeatureView, entities: list[Entity]) -> ViewSpec:
         delay_us=microseconds(delay),
         aggregates=tuple(_aggregate(view.name, a) for a in view.aggregations),
         scales=_scales(view.name, view.tags.get(SCALE_TAG, "{}")),
+        conditions=_conditions(view.name, view.tags.get(CONDITIONS_TAG, "{}")),
+        derived=_derived(view.name, view.tags.get(DERIVED_TAG, "[]")),
+        corrected=view.tags.get(CORRECTED_TAG) == "true",
     )
     _check(spec)
     return spec
@@ -230,6 +322,28 @@ def _scales(view: str, text: str) -> tuple[tuple[str, int], ...]:
             f'{view}: {SCALE_TAG} {text!r}: not decimal places, 0 to 18, by column; write {{"amount": 2}}'
         )
     return tuple(sorted(scales.items()))
+
+
+def _conditions(view: str, text: str) -> tuple[tuple[str, str], ...]:
+    try:
+        declared = json.loads(text)
+        return tuple(sorted((name, Predicate(condition).sql) for name, condition in declared.items()))
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(
+            f"{view}: {CONDITIONS_TAG} {text!r}: not SQL conditions by column; write "
+            '{"declined": "status = \'declined\'"}'
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{view}: {CONDITIONS_TAG}: {error}") from error
+
+
+def _derived(view: str, text: str) -> tuple[Derived, ...]:
+    try:
+        return tuple(from_data(Derived, each) for each in json.loads(text))
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{view}: {DERIVED_TAG}: {error}; declare derived columns with derive(), and run feast apply"
+        ) from error
 
 
 def _aggregate(view: str, declared: object) -> Aggregate:

@@ -7,9 +7,20 @@ from typing import Any
 from feast import Aggregation, Entity, Field, StreamFeatureView
 from feast.data_source import PushSource
 
+from feature_repo.windows.derived import as_tag
 from feature_repo.windows.durations import format_duration, microseconds, parse_duration
 from feature_repo.windows.functions import FUNCTIONS
-from feature_repo.windows.spec import DELAY_TAG, EVENT_ID_TAG, SCALE_TAG, WHERE_TAG, view_spec
+from feature_repo.windows.spec import (
+    CONDITIONS_TAG,
+    CORRECTED_TAG,
+    DELAY_TAG,
+    DERIVED_TAG,
+    EVENT_ID_TAG,
+    SCALE_TAG,
+    WHERE_TAG,
+    Derived,
+    view_spec,
+)
 
 
 def aggregate(prefix: str, source: str, function: str, column: str, window: str) -> Aggregation:
@@ -44,6 +55,9 @@ def windowed_view(
     where: str = "",
     delay: str = "0s",
     scale: Mapping[str, int] | None = None,
+    conditions: Mapping[str, str] | None = None,
+    derived: Sequence[Derived] = (),
+    corrected: bool = False,
     description: str = "",
     **feast: Any,
 ) -> StreamFeatureView:
@@ -59,6 +73,11 @@ def windowed_view(
         where: SQL condition over the event's columns; only such events count.
         delay: how long an event waits before it counts: with ``7d`` the window ``[t - 7d - w, t - 7d)`` is aggregated.
         scale: decimal places of decimal columns; values are then in units of the last place.
+        conditions: boolean columns by SQL condition over the event's own, to be aggregated by name; the mean of one is the share
+            of events that match: ``{"declined": "status = 'declined'"}``.
+        derived: columns computed from features when the event happened (see ``derive``), to be aggregated or filtered on.
+        corrected: the source may hold several versions of an event (one id, one event time, one key); of those known at an
+            instant, the one known last counts. Without it, the versions after the first are taken for repetitions.
         description: shown by Feast.
         feast: any other argument of ``StreamFeatureView``.
 
@@ -82,6 +101,12 @@ def windowed_view(
         tags[DELAY_TAG] = delay
     if scale:
         tags[SCALE_TAG] = json.dumps(dict(scale), sort_keys=True)
+    if conditions:
+        tags[CONDITIONS_TAG] = json.dumps(dict(conditions), sort_keys=True)
+    if derived:
+        tags[DERIVED_TAG] = as_tag(derived)
+    if corrected:
+        tags[CORRECTED_TAG] = "true"
     view = StreamFeatureView(
         name=name,
         entities=list(entities),
