@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.offline import compute
+from feature_repo.windows.limits import Limits
+from feature_repo.windows.slabs import Request, Slabs
 from feature_repo.windows.state import pack_event, windows_of_states
 from tests import oracle
 from tests.timelines import SECOND, asks, every_function, moment, streams
@@ -60,8 +61,8 @@ def online(spec, events, wanted):
     return windows_of_states(spec, states, instants, known)[0]
 
 
-def offline(spec, events, wanted):
-    """The same events as a table (each id once, as the lake holds them), the same asks as entity rows."""
+def offline(spec, events, wanted, limits):
+    """The same events as a table (each id once, as the lake holds them), the same asks as entity rows, slab by slab."""
     once = list({event["id"]: event for event in reversed(events)}.values())
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -86,7 +87,8 @@ def offline(spec, events, wanted):
         )
         connection.register("ask_rows", rows)
         connection.execute("CREATE TEMP TABLE asks AS SELECT * FROM ask_rows")
-        columns = compute(connection, spec, "events", {"key": "key"}, len(wanted))
+        with Slabs(connection, [Request(spec, "events", {"key": "key"})], "asks", limits) as slabs:
+            (columns,) = slabs.answer("asks", len(wanted))
     return [[columns[a.name][i].as_py() for a in spec.aggregates] for i in range(len(wanted))]
 
 
@@ -99,4 +101,7 @@ def test_state_and_table_give_what_the_oracle_gives(data):
     spec = every_function(delay=data.draw(DELAYS), where=where)
     truth = [list(expected(spec, where, events, *ask)) for ask in wanted]
     assert [list(plain(spec, row)) for row in online(spec, events, wanted)] == truth
-    assert offline(spec, events, wanted) == truth
+    limits = Limits(
+        rows=data.draw(st.sampled_from([1, 2, 100])), events=data.draw(st.sampled_from([1, 3, 100]))
+    )
+    assert offline(spec, events, wanted, limits) == truth

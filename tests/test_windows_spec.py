@@ -14,7 +14,9 @@ from feast.types import Float64, Int64
 from feature_repo import on_demand
 from feature_repo.store import definitions_digest
 from feature_repo.windows.functions import FUNCTIONS
-from feature_repo.windows.offline import compute, plan
+from feature_repo.windows.limits import Limits
+from feature_repo.windows.offline import check_columns, stored_sql
+from feature_repo.windows.slabs import Request, Slabs
 from feature_repo.windows.spec import view_spec
 from feature_repo.windows.transform import transform
 from tests.windows_project import HOLDER, PLACE, events_source, project, view_of
@@ -117,7 +119,7 @@ def test_a_column_that_the_source_lacks_is_refused_with_those_it_has(missing):
     with pytest.raises(
         ValueError, match=f"^view: column '{missing}' is not in source 'events'; it has "
     ) as no:
-        plan(spec, "events", types, {"key": "key"}, 0, 1)
+        check_columns(spec, types)
     assert all(name in str(no.value) for name in types)
 
 
@@ -132,8 +134,9 @@ def test_a_column_that_the_source_lacks_is_refused_with_those_it_has(missing):
     ],
 )
 def test_a_column_that_cannot_be_added_exactly_is_refused(kind, scale, way_out):
+    (column,) = (c for c in spec_of(scale=scale).columns if c.name == "amount")
     with pytest.raises(ValueError, match=r"^view: column 'amount' is ") as refusal:
-        plan(spec_of(scale=scale), "events", {**TYPES, "amount": kind}, {"key": "key"}, 0, 1)
+        stored_sql("view", column, kind)
     assert kind in str(refusal.value)
     assert way_out in str(refusal.value)
 
@@ -149,7 +152,7 @@ def test_a_null_known_time_is_refused_with_how_many():
             "0::BIGINT AS __known, 0::BIGINT AS __row"
         )
         with pytest.raises(ValueError, match=r"^view: column 'known' of events is null in 1 events; "):
-            compute(connection, spec_of(), "events", {"key": "key"}, 1)
+            Slabs(connection, [Request(spec_of(), "events", {"key": "key"})], "asks", Limits(1, 1))
 
 
 def test_names_derive_from_prefix_column_function_and_window():
