@@ -6,7 +6,7 @@ DATA ?=
 MAPPING ?= handbook
 ONLY ?=
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check bench mutants lock clean
 
 # Run the whole path: events, features, model, service, replay, parity, monitoring.
 # make demo                                   on simulated events
@@ -29,6 +29,10 @@ check: $(VENV)/installed
 # .venv/bin/pip install pyspark         (and a Java) before it, to have Spark's figures too
 bench: $(VENV)/rivals
 	$(BIN)/python -m tests.benchmarks $(if $(ONLY),--only "$(ONLY)") $(if $(DATA),--data "$(DATA)")
+
+# Put faults into the kernel, one at a time, and see that the tests notice: about a minute each. Writes build/mutants.json.
+mutants: $(VENV)/installed
+	$(BIN)/python -m tests.mutants
 
 # Write requirements.lock anew, for every platform and both Pythons: versions and hashes, no addresses.
 lock: $(VENV)/installed

@@ -1,0 +1,91 @@
+"""Put each fault into a copy of the kernel, run the kernel's tests on it, and list which were noticed.
+
+Writes ``build/mutants.json``; exit code 1 if a fault that changes answers went unnoticed, or one that does not was noticed.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from tests.mutants.faults import FAULTS, Fault
+
+ROOT = Path(__file__).resolve().parents[2]
+KERNEL = Path("feature_repo/windows/kernel.py")
+TESTS = ["tests/test_windows_blocks.py", "tests/test_windows_kernel.py", "tests/test_windows_oracle.py"]
+
+
+def faulty(source: str, fault: Fault) -> str:
+    """The kernel's text with the fault.
+
+    Raises:
+        ValueError: what the fault replaces does not stand exactly once in its function.
+    """
+    found = re.search(rf"^def {fault.at}\(.*?(?=^@njit|\Z)", source, re.MULTILINE | re.DOTALL)
+    body = found.group() if found else ""
+    if body.count(fault.was) != 1:
+        raise ValueError(f"{fault.name}: stands {body.count(fault.was)} times; name a part that stands once")
+    return source.replace(body, body.replace(fault.was, fault.is_now))
+
+
+def passes(tree: Path) -> bool:
+    """Whether the tests pass on a tree, from a cold compiler."""
+    with tempfile.TemporaryDirectory() as cache:
+        variables = os.environ | {"PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": cache}
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "tests.mutants.quick",
+        ]
+        command += ["--hypothesis-profile", "quick", *TESTS]
+        return (
+            subprocess.run(command, cwd=tree, env=variables, capture_output=True, check=False).returncode == 0
+        )
+
+
+def main() -> int:
+    """Try every fault."""
+    console = Console()
+    source = (ROOT / KERNEL).read_text(encoding="utf-8")
+    texts = [faulty(source, fault) for fault in FAULTS]
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for part in ("feature_repo", "tests", "pyproject.toml"):
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+            copy(ROOT / part, tree / part)
+        if not passes(tree):
+            console.print("The tests fail without any fault; mend that first.")
+            return 1
+        for fault, text in track(list(zip(FAULTS, texts, strict=True)), "faults", console=console):
+            (tree / KERNEL).write_text(text, encoding="utf-8")
+            noticed = not passes(tree)
+            good = noticed != bool(fault.why)
+            results.append({"fault": fault.name, "noticed": noticed, "expected": good, "why": fault.why})
+            said = "noticed" if noticed else f"changes no answer: {fault.why}" if fault.why else "NOT NOTICED"
+            console.print(f"{said:<12} {fault.name}", highlight=False, markup=False)
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    (build / "mutants.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    bad = [result for result in results if not result["expected"]]
+    console.print(
+        f"{len(results)} faults, {sum(r['noticed'] for r in results)} noticed, {len(bad)} not as expected"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
