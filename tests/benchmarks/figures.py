@@ -84,8 +84,8 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu(),
         "load": round(os.getloadavg()[0], 2),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        **{package: found for package in _PACKAGES if (found := _version(package))},
+        "versions": {"python": platform.python_version()}
+        | {package: found for package in _PACKAGES if (found := _version(package))},
     }
 
 

@@ -90,14 +90,16 @@ def in_own_process(function: Callable[..., Any], *args: Any, limit_s: float | No
         if not receiver.poll(limit_s):
             raise TimeoutError(f"{function.__name__}: not done after {limit_s:.0f} s")
         kind, value, peak = receiver.recv()
+        process.join()
     except EOFError:
         process.join()
         raise RuntimeError(
             f"{function.__name__}: its process died with exit code {process.exitcode}"
         ) from None
     finally:
-        process.kill()
-        process.join()
+        if process.is_alive():
+            process.kill()
+            process.join()
     if kind == "unavailable":
         raise UnavailableError(value)
     if kind == "error":

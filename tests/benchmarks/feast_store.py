@@ -1,0 +1,120 @@
+"""50,000 entity rows through Feast's own DuckDB store, which is given the aggregates ready made, and through ours, which is not.
+
+Feast's store joins every entity row with every row of its key up to its instant before it keeps the newest, so it is given
+a quarter of an hour. Memory is what a process grew by at its peak, above what it held before the call.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.events import Lake, handbook
+from tests.benchmarks.measure import in_own_process, memory_bytes, reset_peak, seconds
+from tests.benchmarks.workload import ASKED, Column, columns, open_store, retrieve
+
+_LIMIT_S = 900.0
+_ROWS = 50_000
+_SEED = 7
+_WARM_ROWS = 20
+
+
+def run(bench: Bench) -> None:
+    """Each in a process of its own, after a call of a few rows; a run out of time counts with the time that it had."""
+    lake = handbook(bench)
+    store = open_store(bench.home, lake)
+    frame = lake.entity_frame()[ASKED]
+    everything = columns(lake.path)
+    bench.step("making the aggregates that Feast is given")
+    ready = retrieve(store, frame)
+    given = {
+        keys: _write(bench.home, keys, ready, everything)
+        for keys in dict.fromkeys(c.keys for c in everything)
+    }
+    del ready
+    chosen = frame.sample(bench.size(_ROWS, 2_000), random_state=_SEED).sort_values("event_timestamp")
+    entities = bench.home / "entities.parquet"
+    chosen.to_parquet(entities)
+    bench.step("ours")
+    ours = in_own_process(_ours, bench.home, lake, entities).value
+    bench.step("Feast's")
+    try:
+        theirs = in_own_process(_feast, bench.home, given, entities, limit_s=_LIMIT_S).value
+    except TimeoutError:
+        bench.record(
+            "faster_at_least", _LIMIT_S / ours["seconds"], "x", against="Feast's DuckDB store, ended unfinished",
+            goal=">= 50", rows=len(chosen), ours=ours, limit_s=_LIMIT_S,
+        )  # fmt: skip
+        return
+    conditions = {"rows": len(chosen), "columns": len(everything), "ours": ours, "feast": theirs}
+    name = "Feast's DuckDB store, given the aggregates"
+    bench.record("faster", theirs["seconds"] / ours["seconds"], "x", against=name, goal=">= 50", **conditions)
+    bench.record(
+        "memory", ours["grew_gb"] / theirs["grew_gb"], "of its memory", against=name, goal="<= 0.1", **conditions
+    )  # fmt: skip
+
+
+def _write(
+    home: Path, keys: tuple[str, ...], ready: pa.Table, everything: list[Column]
+) -> tuple[str, list[str]]:
+    """The aggregates of a key as a Parquet file; returns its path and their names."""
+    names = [column.name for column in everything if column.keys == keys]
+    path = home / f"given_{'_'.join(keys)}.parquet"
+    pq.write_table(ready.select([*keys, "event_timestamp", *names]), path)
+    return str(path), names
+
+
+def _ours(home: Path, lake: Lake, entities: Path) -> dict[str, Any]:
+    store = open_store(home, lake)
+    return _measured(lambda frame: retrieve(store, frame), pd.read_parquet(entities))
+
+
+def _feast(home: Path, given: dict[tuple[str, ...], tuple[str, list[str]]], entities: Path) -> dict[str, Any]:
+    store, features = _feast_store(home, given)
+    return _measured(
+        lambda frame: store.get_historical_features(frame, features).to_arrow(), pd.read_parquet(entities)
+    )
+
+
+def _measured(retrieve_rows: Any, frame: pd.DataFrame) -> dict[str, Any]:
+    retrieve_rows(frame.head(_WARM_ROWS))
+    reset_peak()
+    before = memory_bytes()
+    took = seconds(lambda: retrieve_rows(frame))
+    peak = memory_bytes("VmHWM")
+    return {"seconds": took, "grew_gb": (peak - before) / 1e9, "peak_gb": peak / 1e9}
+
+
+def _feast_store(home: Path, given: dict[tuple[str, ...], tuple[str, list[str]]]) -> tuple[Any, list[str]]:
+    """A stock project: a view a key over its Parquet file."""
+    from feast import FeatureStore, FeatureView, Field, FileSource, RepoConfig
+    from feast.types import Float64
+
+    from feature_repo.entities import customer, terminal
+
+    entities = {"customer_id": customer, "terminal_id": terminal}
+    views = [
+        FeatureView(
+            name="_".join(keys),
+            entities=[entities[key] for key in keys],
+            schema=[Field(name=name, dtype=Float64) for name in names],
+            source=FileSource(name=f"file_{'_'.join(keys)}", path=path, timestamp_field="event_timestamp"),
+        )
+        for keys, (path, names) in given.items()
+    ]
+    store = FeatureStore(
+        config=RepoConfig(
+            project="stock",
+            provider="local",
+            registry=str(home / "stock.db"),
+            entity_key_serialization_version=3,
+            offline_store={"type": "duckdb"},
+        )
+    )
+    store.apply([*entities.values(), *views])
+    return store, [
+        f"{view.name}:{field.name}" for view in views for field in view.features if field.name not in entities
+    ]
