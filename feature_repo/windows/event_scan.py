@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_repo.lake import quote
+from feature_repo.windows.cuts import between_sql, counted, histogram_sql
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.offline import check_columns, refuse_nulls, stored_sql
 from feature_repo.windows.sources import instant_sql
@@ -106,7 +107,7 @@ class EventScan:
         wanted = " OR ".join(f"({self._wanted_sql(parts, where)})" for parts, where in self._wanted)
         return (
             f"SELECT {', '.join(outer)} FROM (SELECT {', '.join(inner)} FROM {self._source} "
-            f"WHERE {self._between(lo, hi)}) e{joins} WHERE {wanted}"
+            f"WHERE {between_sql(self._moment, lo, hi)}) e{joins} WHERE {wanted}"
         )
 
     def read(self, lo: int, hi: int) -> Piece:
@@ -135,17 +136,8 @@ class EventScan:
     def histogram(self, lo: int, hi: int, buckets: int) -> tuple[int, Integers]:
         """Events in [lo, hi) by time: the width of a bucket in microseconds, and int64[buckets] counts."""
         width = max((hi - lo + buckets - 1) // buckets, 1)
-        query = (
-            f"SELECT (epoch_us({self._moment}) - {lo}) // {width} AS b, count(*) AS n FROM {self._source} "
-            f"WHERE {self._between(lo, hi)} GROUP BY b"
-        )
-        found = self._connection.execute(query).fetchnumpy()
-        counts = np.zeros(buckets, dtype=np.int64)
-        counts[np.asarray(found["b"], dtype=np.int64)] = found["n"]
-        return width, counts
-
-    def _between(self, lo: int, hi: int) -> str:
-        return f"{self._moment} >= make_timestamptz({lo}) AND {self._moment} < make_timestamptz({hi})"
+        query = histogram_sql(self._moment, self._source, between_sql(self._moment, lo, hi), lo, width)
+        return width, counted(self._connection.execute(query).fetchnumpy(), buckets)
 
     def _id_sql(self) -> str:
         name = quote(self._spec.event_id)

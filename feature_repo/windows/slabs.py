@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from feature_repo.lake import quote
 from feature_repo.windows.columns import arrow_columns
+from feature_repo.windows.cuts import cuts
 from feature_repo.windows.event_scan import EventScan, KeyPart, Piece, column_types, integers
 from feature_repo.windows.family import AskedRows, Family
 from feature_repo.windows.limits import Limits
@@ -27,7 +28,6 @@ from feature_repo.windows.spec import ViewSpec
 Integers = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """``progress(done, total)`` rows."""
-_BUCKETS = 4096
 
 
 @dataclass(frozen=True)
@@ -233,14 +233,7 @@ class _Feed:
         lo, hi = max(first - self._reach, self._span[0]), min(last - self._wait, self._span[1] + 1)
         if lo >= hi:
             return
-        width, counts = self._scan.histogram(lo, hi, _BUCKETS)
-        cuts, held = [], 0
-        for bucket, count in enumerate(counts.tolist()):
-            if held and held + count > most:
-                cuts.append(lo + bucket * width)
-                held = 0
-            held += count
-        self._cuts = np.array(cuts, dtype=np.int64)
+        self._cuts = np.array(cuts(self._scan.histogram, lo, hi, most), dtype=np.int64)
 
     def pieces(self, first: int, last: int) -> Iterator[Piece]:
         """The events not read yet that some view counts at an instant from ``first`` to ``last``."""
