@@ -98,6 +98,59 @@ def features(
 
 
 @main.command()
+def plan(
+    sample: Annotated[
+        int, typer.Option(min=0, help="Show old and new values for so many of the newest transactions.")
+    ] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with exit code 1 if anything would change.")
+    ] = False,
+) -> None:
+    """Say what `feast apply` would change, before it does; nothing is written.
+
+    It compares the definitions with what is registered, by meaning: a feature is listed if it would give other values.
+    It tells which FeatureServices and registered models read it, and what becomes of each model; how many keys and bytes of
+    online state have to be loaded again; and old and new values side by side. Then `feast -c feature_repo apply`, and
+    `fraud backfill` where state has to be loaded. The service goes on meanwhile.
+    """
+    import json
+
+    from pipelines.plan import plan as compare
+    from pipelines.plan_table import tables
+    from pipelines.progress import quiet, shown
+
+    if as_json:
+        planned = compare(sample, quiet)
+        typer.echo(json.dumps(planned.as_dict(), indent=1))
+    else:
+        with shown(console) as progress:
+            planned = compare(sample, progress)
+        for part in tables(planned):
+            console.print(part)
+    raise typer.Exit(int(exit_code and planned.changes))
+
+
+@main.command()
+def backfill(
+    views: Annotated[
+        list[str] | None, typer.Argument(help="Windowed views; default: those that lack history.")
+    ] = None,
+) -> None:
+    """Load history into the online state of changed views, while the service goes on.
+
+    Running services first record into the new definitions, then the journal is loaded into the lake, then the lake into the
+    state: no event is lost in between. Running it again changes nothing.
+    """
+    from pipelines.backfill import backfill as load
+    from pipelines.progress import shown
+
+    with shown(console) as progress:
+        done = load(views or (), progress)
+    console.print(done.summary(), soft_wrap=True, markup=False)
+
+
+@main.command()
 def parity(
     feature_service: Annotated[str | None, typer.Option(help="Audit only decisions made with it.")] = None,
 ) -> None:

@@ -16,7 +16,7 @@ from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.state import from_microseconds
 from feature_repo.windows.transform import declared_transform
 
-__all__ = ["FeatureRow", "feature_rows", "filters", "markdown", "table"]
+__all__ = ["FeatureRow", "feature_rows", "filters", "markdown", "table", "view_rows"]
 
 _EPOCH = from_microseconds(0)
 
@@ -59,7 +59,7 @@ def feature_rows(name: str) -> list[FeatureRow]:
     return [
         row
         for projection in service.feature_view_projections
-        for row in _rows(views, entities, projection.name, [field.name for field in projection.features])
+        for row in view_rows(views, entities, projection.name, [field.name for field in projection.features])
     ]
 
 
@@ -88,9 +88,10 @@ def markdown(name: str) -> str:
     return f"{text}\n" + (f"\n{legend}\n" if legend else "")
 
 
-def _rows(
+def view_rows(
     views: dict[str, FeatureView | OnDemandFeatureView], entities: dict[str, Entity], name: str, features: list[str]
 ) -> Iterator[FeatureRow]:  # fmt: skip
+    """Some features of one of the views, in the order given."""
     view = views[name]
     if isinstance(view, OnDemandFeatureView):
         declared = declared_transform(view)

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from feast import FeatureService, FeatureStore
+from feast.base_feature_view import BaseFeatureView
 from feast.feature_view_projection import FeatureViewProjection
 from feast.on_demand_feature_view import OnDemandFeatureView
 
@@ -28,6 +29,13 @@ def definitions_digest(store: FeatureStore, feature_service: str) -> str:
     for projection in service.feature_view_projections:
         parts.append([projection.name_to_use(), _view_digest(store, projection)])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def feature_digest(store: FeatureStore, view: BaseFeatureView, feature: str) -> str:
+    """Names the meaning of one feature of a view of the store. 64 hex digits."""
+    projection = FeatureViewProjection.from_definition(view)
+    projection.features = [field for field in projection.features if field.name == feature]
+    return hashlib.sha256(json.dumps(_view_digest(store, projection)).encode()).hexdigest()
 
 
 def _view_digest(store: FeatureStore, projection: FeatureViewProjection) -> object:

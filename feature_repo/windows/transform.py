@@ -28,6 +28,8 @@ warnings.filterwarnings(
 )
 
 PATH_TAG = "transform.path"
+# What the formula was when it was applied: the registry holds no copy of it.
+DIGEST_TAG = "transform.digest"
 TIME = "event_timestamp"
 Reals = NDArray[np.float64]
 
@@ -102,7 +104,7 @@ class Transform:
             udf=udf,
             udf_string=f"{path}({', '.join(self.inputs)})",
             mode="pandas",
-            tags={PATH_TAG: path},
+            tags={PATH_TAG: path, DIGEST_TAG: self.digest},
             description=description,
         )
 
