@@ -12,6 +12,7 @@ from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.plan import OnlinePlan
 from feature_repo.windows.recorder import EventRecorder
 from feature_repo.windows.state import to_microseconds
+from tests.state_bytes import head_of, tail_of
 from tests.windows_project import (
     HOLDER,
     PLACE,
@@ -49,9 +50,7 @@ def held(store):
         if key.endswith(b"loaded"):
             content[key] = value
         else:
-            width = 8 * (3 + 2)
-            body = value[8:]
-            content[key] = (value[:8], sorted(body[i : i + width] for i in range(0, len(body), width)))
+            content[key] = (head_of(value)[0], sorted(tail_of(value, ["number", "code"]), key=str))
     return content
 
 

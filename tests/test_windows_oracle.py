@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.limits import Limits
 from feature_repo.windows.slabs import Request, Slabs
-from feature_repo.windows.state import pack_event, windows_of_states
+from feature_repo.windows.state import new_state, pack_event, windows_of_states
 from tests import oracle
 from tests.timelines import SECOND, asks, every_function, moment, streams
 
@@ -55,7 +55,7 @@ def online(spec, events, wanted):
             row = {**event, "time": moment(event["time"])}
             if event["key"] == key and (spec.predicate is None or spec.predicate(row)):
                 state += pack_event(spec, row, event["known"])
-        states.append(NULL.tobytes() + state if state else b"")
+        states.append(new_state(state) if state else b"")
     instants = np.array([ask[1] for ask in wanted], dtype=np.int64)
     known = np.array([ask[2] for ask in wanted], dtype=np.int64)
     return windows_of_states(spec, states, instants, known)[0]

@@ -6,11 +6,10 @@ load and became known after it is in the next. Loading is idempotent, and events
 to Feast's local engine.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 from feast.infra.common.materialization_job import (
     MaterializationJob,
@@ -22,17 +21,16 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 
 from feature_repo.lake import quote
-from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import expiry_s, floor_key, loaded_key, retention_us, state_key, view_prefix
+from feature_repo.windows.head import NOTHING_DROPPED
+from feature_repo.windows.history_writer import HistoryWriter
+from feature_repo.windows.keys import floor_key, loaded_key, retention_us, view_prefix
 from feature_repo.windows.live import await_recorders
 from feature_repo.windows.offline import check_columns, event_number_sql, refuse_nulls, stored_sql
-from feature_repo.windows.scripts import Call, script
+from feature_repo.windows.records import from_microseconds, to_microseconds
 from feature_repo.windows.sources import instant_sql, source_sql
-from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
-from feature_repo.windows.state import FIXED, NOTHING_DROPPED, WORD, from_microseconds, to_microseconds
+from feature_repo.windows.spec import StoredColumn, ViewSpec, is_windowed, view_spec
 
 _BATCH_ROWS = 1_000_000
-_KEYS_PER_ROUND_TRIP = 500
 
 
 class WindowedComputeEngine(LocalComputeEngine):
@@ -68,10 +66,11 @@ class WindowedComputeEngine(LocalComputeEngine):
             self._raise_floor(client, floor_key(task.project, spec), load.floor(loaded))
             total = load.keys()
             bar = task.tqdm_builder(total) if task.tqdm_builder else None
-            for calls in load.calls(prefix):
-                script("load").run(client, calls)
+            writer = HistoryWriter(client, spec, prefix)
+            for batch in load.batches():
+                keys = writer.write(batch)
                 if bar is not None:
-                    bar.update(len(calls))
+                    bar.update(keys)
             if bar is not None:
                 bar.close()
         client.set(loaded_key(task.project, spec), end if loaded is None else max(end, loaded))
@@ -152,17 +151,11 @@ class HistoryLoad:
         ).fetchall()
         return int(count)
 
-    def calls(self, prefix: bytes) -> Iterator[list[Call]]:
-        """The writes, some hundred keys at a time."""
-        width = (FIXED + len(self._spec.columns)) * WORD
-        calls: list[Call] = []
-        for key, records in self._grouped():
-            calls.append(([state_key(prefix, key)], [records, width, expiry_s(self._spec)]))
-            if len(calls) == _KEYS_PER_ROUND_TRIP:
-                yield calls
-                calls = []
-        if calls:
-            yield calls
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """What is to be loaded, by key, then time."""
+        names = [quote(key) for key in self._spec.keys]
+        query = f"{self._wanted()} ORDER BY {', '.join(names)}, __time, __id, __known"
+        yield from self._connection.sql(query).to_arrow_reader(_BATCH_ROWS)
 
     def _wanted(self) -> str:
         return f"SELECT * FROM ({self._select}) WHERE __time >= {self._oldest} AND __known >= {self._start}"
@@ -179,23 +172,6 @@ class HistoryLoad:
         ((newest,),) = self._connection.execute(query).fetchall()
         return NOTHING_DROPPED if newest is None else int(newest)
 
-    def _grouped(self) -> Iterator[tuple[Sequence[str], bytes]]:
-        """Each key with its records, in order; a key never spans two batches of the reader's making."""
-        names = [quote(key) for key in self._spec.keys]
-        query = f"{self._wanted()} ORDER BY {', '.join(names)}, __time, __id"
-        reader = self._connection.sql(query).to_arrow_reader(_BATCH_ROWS)
-        key: tuple[str, ...] | None = None
-        held: list[bytes] = []
-        for batch in reader:
-            for name, records in _runs(batch, self._spec):
-                if key is not None and name != key:
-                    yield key, b"".join(held)
-                    held = []
-                key = name
-                held.append(records)
-        if key is not None:
-            yield key, b"".join(held)
-
 
 def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> str:
     """All events of a view known before ``end`` as records: keys as text, ``__time``, ``__known``, ``__id``, ``__v0``..."""
@@ -203,36 +179,19 @@ def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> 
     known = f"epoch_us({instant_sql(spec.created, types)})" if spec.created else time
     keys = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in spec.keys)
     present = "".join(f" AND {quote(key)} IS NOT NULL" for key in spec.keys)
-    stored = "".join(
-        f", {stored_sql(spec.view, c, types[c.name])} AS __v{i}" for i, c in enumerate(spec.columns)
-    )
-    where = f" AND ({spec.where})" if spec.where else ""
+    stored = "".join(f", {_column_sql(spec, c, types)} AS __v{i}" for i, c in enumerate(spec.columns))
+    counts = f"coalesce({spec.where}, FALSE)" if spec.where else "TRUE"
+    # An event that no longer passes the filter still hides its older versions.
+    void, where = (f", NOT {counts} AS __void", "") if spec.corrected else ("", f" AND {counts}")
     identity = event_number_sql(spec.event_id)
     return (
-        f"SELECT {keys}, {time} AS __time, {known} AS __known, {identity} AS __id{stored} FROM {source} "
+        f"SELECT {keys}, {time} AS __time, {known} AS __known, {identity} AS __id{void}{stored} FROM {source} "
         f"WHERE {known} < {end}{present}{where}"
     )
 
 
-def _runs(batch: pa.RecordBatch, spec: ViewSpec) -> Iterator[tuple[tuple[str, ...], bytes]]:
-    """Runs of rows with one key, as records."""
-    if batch.num_rows == 0:
-        return
-    names = ["__time", "__known", "__id", *(f"__v{i}" for i in range(len(spec.columns)))]
-    records = np.empty((batch.num_rows, len(names)), dtype="<i8")
-    for i, name in enumerate(names):
-        column = batch.column(name)
-        if column.null_count:
-            column = column.fill_null(
-                pa.scalar(int(NULL) % 2**64 if pa.types.is_uint64(column.type) else int(NULL), column.type)
-            )
-        records[:, i] = column.to_numpy().view(np.int64)
-    change = np.zeros(batch.num_rows, dtype=bool)
-    change[0] = True
-    columns = [batch.column(key) for key in spec.keys]
-    for column in columns:
-        coded = column.dictionary_encode().indices.to_numpy()
-        change[1:] |= coded[1:] != coded[:-1]
-    starts = np.flatnonzero(change)
-    for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
-        yield tuple(column[int(start)].as_py() for column in columns), records[start:stop].tobytes()
+def _column_sql(spec: ViewSpec, column: StoredColumn, types: dict[str, str]) -> str:
+    condition = dict(spec.conditions).get(column.name)
+    return (
+        f"CAST(({condition}) AS BIGINT)" if condition else stored_sql(spec.view, column, types[column.name])
+    )

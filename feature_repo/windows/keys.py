@@ -34,6 +34,16 @@ def state_key(prefix: bytes, values: Iterable[object]) -> bytes:
     return prefix + b"".join(b"%d:%s" % (len(part), part) for part in parts)
 
 
+def parts_key(state: bytes) -> bytes:
+    """The hash beside a state that has the contents of its nodes. No entity's values end so: each starts with a digit."""
+    return state + b":c"
+
+
+def distinct_key(state: bytes, index: int) -> bytes:
+    """The sorted set beside a state with each value of one column among its sealed events, by the last event time."""
+    return state + b":d%d" % index
+
+
 def loaded_key(project: str, spec: ViewSpec) -> bytes:
     """Where the end of the last load of history stands, in microseconds as text."""
     return view_prefix(project, spec) + b"loaded"

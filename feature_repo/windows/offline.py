@@ -15,6 +15,7 @@ import pyarrow as pa
 from feast.types import Int64
 
 from feature_repo.lake import quote
+from feature_repo.windows import records
 from feature_repo.windows.evaluate import Asks, Events, Integers, evaluate
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.sources import instant_sql
@@ -124,8 +125,8 @@ def compute(
 
 
 def event_number_sql(column: str) -> str:
-    """An event's id as the unsigned number that states keep (see ``state.code``)."""
-    return f"md5_number_lower(CAST({quote(column)} AS VARCHAR))"
+    """An event's id as the number that states keep (see ``records.event_number``)."""
+    return records.event_number_sql(f"CAST({quote(column)} AS VARCHAR)")
 
 
 def refuse_nulls(connection: duckdb.DuckDBPyConnection, spec: ViewSpec, source: str) -> None:
@@ -169,7 +170,7 @@ def stored_sql(view: str, column: StoredColumn, duckdb_type: str) -> str:
     """
     name = quote(column.name)
     if column.kind == "code":
-        return f"md5_number_lower(CAST({name} AS VARCHAR))"
+        return records.value_code_sql(f"CAST({name} AS VARCHAR)")
     if duckdb_type in _INTEGERS:
         return f"CAST({name} AS BIGINT) * {10**column.scale}"
     if duckdb_type.startswith("DECIMAL"):

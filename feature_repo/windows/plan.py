@@ -13,16 +13,14 @@ from numpy.typing import NDArray
 
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import floor_key, state_key, view_prefix
 from feature_repo.windows.live import incomplete
+from feature_repo.windows.reading import StateReader as StateReader
+from feature_repo.windows.reading import StateView as StateView
 from feature_repo.windows.resolve import Resolved, resolve_service
 from feature_repo.windows.spec import ViewSpec
-from feature_repo.windows.state import NOTHING_DROPPED, windows_of_states
 from feature_repo.windows.transform import TIME, Reals, Transform
 
 INSTANT, KNOWN_AS_OF = "event_timestamp_us", "known_as_of_us"
-# An instant that no floor forbids: 2100-01-01.
-_NO_ONES_TIME = 4_102_444_800_000_000
 FAR_AHEAD_US = 2**62
 """An instant from which no window reaches back to what a state has dropped: for warming."""
 
@@ -40,58 +38,6 @@ class Answer:
     values: NDArray[np.float64]
     known_as_of_us: Integers
     state_seen: dict[str, Integers]
-
-
-@dataclass(frozen=True)
-class StateView:
-    """A view to read: its plan, its project, and the row's columns that make its key."""
-
-    spec: ViewSpec
-    project: str
-    join_keys: tuple[str, ...]
-
-
-class StateReader:
-    """Reads the states of several views for several rows in one round trip, and finishes their windows."""
-
-    def __init__(self, client: Any, views: Sequence[StateView]) -> None:
-        self._client = client
-        self._views = views
-        self._prefixes = [view_prefix(view.project, view.spec) for view in views]
-        self._floors = [floor_key(view.project, view.spec) for view in views]
-
-    def read(
-        self, rows: Sequence[Mapping[str, Any]], instants: Integers | None, known_as_of: Integers | None
-    ) -> tuple[list[tuple[Integers, Integers]], Integers, Integers]:
-        """Windows of every view for every row.
-
-        Args:
-            rows: join-key values. instants: int64[n] or None: the server's clock. known_as_of: likewise.
-
-        Returns:
-            For each view (results int64[n, a], events seen int64[n]); the instants; what was known at them.
-        """
-        keys = [
-            state_key(prefix, [row[key] for key in view.join_keys])
-            for view, prefix in zip(self._views, self._prefixes, strict=True)
-            for row in rows
-        ]
-        # The clock is read before the states: whatever is recorded in between is known later than it, and does not count.
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.execute_command("TIME")
-        pipeline.execute_command("MGET", *self._floors, *keys)
-        (seconds, micros), values = pipeline.execute()
-        now = np.full(len(rows), int(seconds) * 1_000_000 + int(micros), dtype=np.int64)
-        instants = now if instants is None else instants
-        known_as_of = now if known_as_of is None else known_as_of
-        floors = [NOTHING_DROPPED if value is None else int(value) for value in values[: len(self._views)]]
-        states = [state or b"" for state in values[len(self._views) :]]
-        n = len(rows)
-        windows = [
-            windows_of_states(view.spec, states[i * n : (i + 1) * n], instants, known_as_of, floors[i])
-            for i, view in enumerate(self._views)
-        ]
-        return windows, instants, known_as_of
 
 
 def as_reals(spec: ViewSpec, results: Integers) -> dict[str, Reals]:

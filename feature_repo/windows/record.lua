@@ -1,41 +1,65 @@
 -- Append one event to the state of every view that counts it, all at once.
--- KEYS: states. ARGV: known time ('' = this server's clock), then for each key: record, event time, horizon and expiry in s.
--- Returns the event's known time in microseconds as text (a Lua number would be cut to 64-bit float precision on the way).
-local known = ARGV[1]
-if known == '' then
+-- KEYS: states. ARGV: known time ('' = this server's clock: records lack it), then for each key: event time, record, how long
+-- events are kept (us), expiry (s), bytes of a tail worth sealing, bytes of a tail left as it is, late events worth compacting.
+-- Returns the known time in microseconds as text (a Lua number would be cut to 64-bit float precision on the way), then the
+-- number of each key whose state had better be compacted. See records.py and head.py for the bytes.
+local known, clock = ARGV[1], ARGV[1] == ''
+if clock then
   local now = redis.call('TIME')
   known = string.format('%.0f', now[1] * 1000000 + now[2])
 end
-local stamp = struct.pack('<i8', tonumber(known))
+local answer = {known}
 for i, key in ipairs(KEYS) do
-  local record, time, horizon, expiry = unpack(ARGV, 4 * i - 2, 4 * i + 1)
-  local width = #record
-  local length = redis.call('STRLEN', key)
-  if length == 0 then
-    redis.call('SET', key, string.char(0, 0, 0, 0, 0, 0, 0, 128))
-    length = 8
-  end
-  redis.call('APPEND', key, string.sub(record, 1, 8) .. stamp .. string.sub(record, 17))
-  -- Drop what no window can reach any more, once that is about half of the state: amortised constant work an event.
-  local count = (length - 8) / width
-  local oldest = tonumber(time) - tonumber(horizon)
-  if count >= 64 then
-    local middle = 8 + math.floor(count / 2) * width
-    if struct.unpack('<i8', redis.call('GETRANGE', key, middle, middle + 7)) < oldest then
-      local all = redis.call('GET', key)
-      local dropped = struct.unpack('<i8', all)
-      local kept = {}
-      for at = 9, #all, width do
-        local when = struct.unpack('<i8', all, at)
-        if when >= oldest then
-          kept[#kept + 1] = string.sub(all, at, at + width - 1)
-        elseif when > dropped then
-          dropped = when
-        end
+  local time, record, keep, expiry, room, quiet, most_late = unpack(ARGV, 7 * i - 5, 7 * i + 1)
+  time = tonumber(time)
+  if clock then
+    local seventh, late = string.byte(record, 7), tonumber(known) - time
+    if seventh >= 192 then
+      record = record .. struct.pack('<i7', late)
+    elseif late ~= 0 then
+      local flag, stamp = 128, '<i7'
+      if late >= -8388608 and late < 8388608 then
+        flag, stamp = 64, '<i3'
       end
-      redis.call('SET', key, struct.pack('<i8', dropped) .. table.concat(kept))
+      record = string.sub(record, 1, 6) .. string.char(seventh + flag) .. string.sub(record, 8) .. struct.pack(stamp, late)
+    end
+  end
+  local length = redis.call('APPEND', key, record)
+  if length == #record then
+    redis.call('SET', key, struct.pack('<i8I4I4i8I2I2I4', -2^63, 0, 32, -2^63, 0, 0, 0) .. record)
+  elseif length >= 32 + tonumber(quiet) then
+    local start = redis.call('GETRANGE', key, 0, 38)
+    local _, _, size, sealed, late, distinct, compact_at = struct.unpack('<i8I4I4i8I2I2I4', start)
+    local worth = false
+    if size > 32 then
+      redis.call('EXPIRE', key .. ':c', expiry)
+      for z = 0, distinct - 1 do
+        redis.call('EXPIRE', key .. ':d' .. z, expiry)
+      end
+      if time <= sealed then
+        late = math.min(late + 1, 65535)
+        redis.call('SETRANGE', key, 24, struct.pack('<I2', late))
+        worth = late >= tonumber(most_late)
+      end
+    end
+    if not worth and length >= compact_at then
+      worth = length - size >= tonumber(room)
+      if not worth and size == 32 then
+        local low, high = struct.unpack('<I4I3', start, 33)
+        high = high % 4194304
+        if high >= 2097152 then
+          high = high - 4194304
+        end
+        worth = high * 4294967296 + low < time - tonumber(keep)
+      end
+    end
+    if worth then
+      answer[#answer + 1] = i
     end
   end
   redis.call('EXPIRE', key, expiry)
 end
-return known
+if #answer == 1 then
+  return known
+end
+return answer

@@ -5,21 +5,66 @@ time. Recording the same event again changes nothing that can be read: states co
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from feast import FeatureStore
 
+from feature_repo.windows.compaction import Compactor, typical_width
+from feature_repo.windows.head import SIZES, Sizes
 from feature_repo.windows.keys import expiry_s, retention_us, state_key, view_prefix
-from feature_repo.windows.scripts import Call, script
+from feature_repo.windows.records import Packer, to_microseconds
+from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
-from feature_repo.windows.state import pack_event, to_microseconds
+from feature_repo.windows.wire import bulk
+
+# Events that are sent at once; the server holds their answers until all are there.
+_ROUND_TRIP = 1000
 
 
-@dataclass(frozen=True)
 class _Target:
-    spec: ViewSpec
-    prefix: bytes
+    """One view that events go to, with what its calls have in common packed."""
+
+    def __init__(self, client: Any, project: str, spec: ViewSpec, sizes: Sizes) -> None:
+        self.spec, self.prefix = spec, view_prefix(project, spec)
+        self.compactor = Compactor(client, spec, sizes)
+        room = sizes.room(typical_width(spec))
+        constants = (retention_us(spec), expiry_s(spec), room, sizes.quiet, sizes.late)
+        self.constants, self.count = b"".join(map(bulk, constants)), 2 + len(constants)
+
+
+class _Source:
+    """The views of one source, those that name an event's id and time alike together."""
+
+    def __init__(self, targets: Sequence[_Target]) -> None:
+        self._created, self._timestamp = targets[0].spec.created, targets[0].spec.timestamp
+        alike: dict[tuple[str, str], list[_Target]] = {}
+        for target in targets:
+            alike.setdefault((target.spec.event_id, target.spec.timestamp), []).append(target)
+        self._groups = [(Packer([target.spec for target in group]), group) for group in alike.values()]
+
+    def _known(self, event: Mapping[str, Any]) -> int | None:
+        """When the event became known, microseconds; None: now. Without known times events are known as they happen."""
+        created = event.get(self._created) if self._created else event[self._timestamp]
+        return None if created is None else to_microseconds(created)
+
+    def call(self, event: Mapping[str, Any]) -> tuple[bytes, list[tuple[_Target, bytes]]]:
+        """The packed call of ``record.lua``, and the states that it writes."""
+        known = self._known(event)
+        states: list[tuple[_Target, bytes]] = []
+        arguments, count = [bulk("" if known is None else known)], 1
+        for packer, targets in self._groups:
+            time = packer.time(event)
+            packed, stamp = packer.pack(event, time, known), bulk(time)
+            for i, target in enumerate(targets):
+                spec = target.spec
+                values = [event[key] for key in spec.keys]
+                passes = spec.predicate is None or spec.predicate(event)
+                if None in values or not (passes or spec.corrected):
+                    continue
+                states.append((target, state_key(target.prefix, values)))
+                arguments += [stamp, bulk(packed.record(i, void=not passes)), target.constants]
+                count += target.count
+        return script("record").call([key for _, key in states], arguments, count), states
 
 
 def windowed_specs(store: FeatureStore) -> list[ViewSpec]:
@@ -33,9 +78,9 @@ def windowed_specs(store: FeatureStore) -> list[ViewSpec]:
 class EventRecorder:
     """Writes events into the online state of every windowed view."""
 
-    def __init__(self, client: Any, targets: Mapping[str, Sequence[_Target]]) -> None:
+    def __init__(self, client: Any, sources: Mapping[str, _Source]) -> None:
         self._client = client
-        self._targets = targets
+        self._sources = sources
 
     @classmethod
     def compile(cls, store: FeatureStore) -> "EventRecorder":
@@ -51,15 +96,21 @@ class EventRecorder:
         return cls.of(online._get_client(store.config.online_store), store.project, specs)
 
     @classmethod
-    def of(cls, client: Any, project: str, specs: Iterable[ViewSpec]) -> "EventRecorder":
-        """A recorder into the state of exactly these definitions; a view may be there under several."""
+    def of(
+        cls, client: Any, project: str, specs: Iterable[ViewSpec], sizes: Sizes = SIZES
+    ) -> "EventRecorder":
+        """A recorder into the state of exactly these definitions; a view may be there under several.
+
+        Args:
+            sizes: how large the parts of a state grow.
+        """
         targets: dict[str, list[_Target]] = {}
         for spec in specs:
-            targets.setdefault(spec.source, []).append(_Target(spec, view_prefix(project, spec)))
-        return cls(client, targets)
+            targets.setdefault(spec.source, []).append(_Target(client, project, spec, sizes))
+        return cls(client, {source: _Source(own) for source, own in targets.items()})
 
     def record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Record events of one source, in one round trip.
+        """Record events of one source, a thousand in a round trip.
 
         Args:
             source: name of the batch source, such as ``transactions``.
@@ -72,28 +123,24 @@ class EventRecorder:
 
         Raises:
             KeyError: no view reads the source, or an event lacks a column. TypeError, ValueError: a value that windows
-                cannot hold exactly. Nothing is written then. redis.RedisError: as in ``Script.run``.
+                cannot hold exactly. Nothing is written then. redis.RedisError: as in ``Script.send``.
         """
-        if source not in self._targets:
-            raise KeyError(f"source {source!r}: no windowed view reads it; there are {sorted(self._targets)}")
-        calls = [self._call(self._targets[source], event) for event in events]
-        return [int(answer) for answer in script("record").run(self._client, calls)] if calls else []
-
-    def _call(self, targets: Sequence[_Target], event: Mapping[str, Any]) -> Call:
-        keys: list[bytes] = []
-        # A source without known times knows its events as they happen.
-        created = (
-            event.get(targets[0].spec.created)
-            if targets[0].spec.created
-            else event[targets[0].spec.timestamp]
-        )
-        arguments: list[Any] = ["" if created is None else to_microseconds(created)]
-        for target in targets:
-            spec = target.spec
-            values = [event[key] for key in spec.keys]
-            if any(value is None for value in values) or (spec.predicate and not spec.predicate(event)):
-                continue
-            keys.append(state_key(target.prefix, values))
-            time = to_microseconds(event[spec.timestamp])
-            arguments += [pack_event(spec, event, 0), time, retention_us(spec), expiry_s(spec)]
-        return keys, arguments
+        if source not in self._sources:
+            raise KeyError(f"source {source!r}: no windowed view reads it; there are {sorted(self._sources)}")
+        calls = [self._sources[source].call(event) for event in events]
+        known: list[int] = []
+        large: dict[_Target, dict[bytes, None]] = {}
+        for first in range(0, len(calls), _ROUND_TRIP):
+            some = calls[first : first + _ROUND_TRIP]
+            answers = script("record").send(self._client, [call for call, _ in some])
+            for answer, (_, states) in zip(answers, some, strict=True):
+                if isinstance(answer, list):
+                    answer, *places = answer
+                    for place in places:
+                        target, key = states[place - 1]
+                        large.setdefault(target, {})[key] = None
+                known.append(int(answer))
+            for target, keys in large.items():
+                target.compactor.compact(list(keys))
+            large.clear()
+        return known

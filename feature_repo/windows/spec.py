@@ -38,7 +38,7 @@ WHERE_TAG, DELAY_TAG, EVENT_ID_TAG, SCALE_TAG, CONDITIONS_TAG, DERIVED_TAG, CORR
     "window.corrected",
 )
 # Part of every state key: a new record format never reads the bytes of an old one.
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 
 @dataclass(frozen=True, order=True)

@@ -1,0 +1,128 @@
+"""History into states: records packed a batch at a time, one write a key, large keys sealed as they come."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from feature_repo.windows.compaction import Compactor, typical_width
+from feature_repo.windows.evaluate import Integers
+from feature_repo.windows.head import HEAD_BYTES, SIZES, Head, Sizes
+from feature_repo.windows.kernel import NULL
+from feature_repo.windows.keys import expiry_s, state_key
+from feature_repo.windows.records import pack_records
+from feature_repo.windows.scripts import script
+from feature_repo.windows.spec import ViewSpec
+from feature_repo.windows.wire import bulk
+
+_KEYS_PER_ROUND_TRIP = 1000
+# Events of one key that are written before it is compacted: what the server holds at once of a key yet to be sealed.
+_PIECE = 50_000
+
+
+class HistoryWriter:
+    """Writes batches of one view's events.
+
+    Args:
+        prefix: of its state keys. sizes: how large the parts of a state grow.
+    """
+
+    def __init__(self, client: Any, spec: ViewSpec, prefix: bytes, sizes: Sizes = SIZES) -> None:
+        self._client, self._spec, self._prefix, self._sizes = client, spec, prefix, sizes
+        self._compactor = Compactor(client, spec, sizes)
+        self._room = sizes.room(typical_width(spec))
+        self._constants = bulk(expiry_s(spec)) + bulk(self._room)
+        self._last: tuple[str, ...] | None = None
+
+    def write(self, batch: pa.RecordBatch) -> int:
+        """Write the events of a batch into the states of their keys; what is there already counts once.
+
+        Args:
+            batch: the view's keys as text, ``__time``, ``__known``, ``__id``, ``__void`` (if versions may come), ``__v0``...;
+                by key, then time. A key may go on in the next batch.
+
+        Returns:
+            How many keys were begun: one that goes on from the batch before is none.
+
+        Raises:
+            redis.RedisError: no answer. ValueError: a time that a state cannot hold.
+        """
+        if batch.num_rows == 0:
+            return 0
+        batch = self._once(batch)
+        starts = self._runs(batch)
+        names = [batch.column(key).take(pa.array(starts[:-1])).to_pylist() for key in self._spec.keys]
+        keys = list(zip(*names, strict=True))
+        void = _integers(batch.column("__void")).astype(np.uint8) if self._spec.corrected else None
+        values = [_integers(batch.column(f"__v{i}")) for i in range(len(self._spec.columns))]
+        content, places = pack_records(
+            self._spec, _integers(batch.column("__time")), _integers(batch.column("__known")),
+            _integers(batch.column("__id")),
+            np.stack(values) if values else np.empty((0, batch.num_rows), dtype=np.int64), void,
+        )  # fmt: skip
+        self._send(keys, starts, content.tobytes(), places)
+        begun = len(keys) - (keys[0] == self._last)
+        self._last = keys[-1]
+        return begun
+
+    def _once(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Without what stands twice."""
+        same = ~self._changes(batch)
+        for name in ("__time", "__id", *(["__known"] if self._spec.corrected else [])):
+            values = _integers(batch.column(name))
+            same[1:] &= values[1:] == values[:-1]
+        return batch.filter(pa.array(~same)) if same.any() else batch
+
+    def _changes(self, batch: pa.RecordBatch) -> NDArray[np.bool_]:
+        """Where a row has another key than the one before."""
+        change = np.zeros(batch.num_rows, dtype=np.bool_)
+        change[0] = True
+        for key in self._spec.keys:
+            coded = batch.column(key).dictionary_encode().indices.to_numpy()
+            change[1:] |= coded[1:] != coded[:-1]
+        return change
+
+    def _runs(self, batch: pa.RecordBatch) -> Integers:
+        return np.append(np.flatnonzero(self._changes(batch)), batch.num_rows)
+
+    def _send(
+        self, keys: Sequence[Sequence[str]], starts: Integers, content: bytes, places: Integers
+    ) -> None:
+        calls: list[bytes] = []
+        named: list[bytes] = []
+        at = starts.tolist()
+        ends = places[starts].tolist()
+        for i, values in enumerate(keys):
+            key = state_key(self._prefix, values)
+            if at[i + 1] - at[i] > _PIECE:
+                for first in range(at[i], at[i + 1], _PIECE):
+                    last = min(first + _PIECE, at[i + 1])
+                    self._load([key], [self._call(key, content[places[first] : places[last]])])
+                continue
+            calls.append(self._call(key, content[ends[i] : ends[i + 1]]))
+            named.append(key)
+            if len(calls) == _KEYS_PER_ROUND_TRIP:
+                self._load(named, calls)
+                calls, named = [], []
+        self._load(named, calls)
+
+    def _call(self, key: bytes, records: bytes) -> bytes:
+        size = len(records)
+        grown = 2 * size if self._spec.corrected else max(min(2 * size, self._room), size + self._room // 4)
+        head = Head(compact_at=HEAD_BYTES + max(self._sizes.quiet, grown))
+        return script("load").call([key], [bulk(head.packed()), bulk(records), self._constants], 4)
+
+    def _load(self, keys: Sequence[bytes], calls: Sequence[bytes]) -> None:
+        if not calls:
+            return
+        answers = script("load").send(self._client, calls)
+        self._compactor.compact([key for key, due in zip(keys, answers, strict=True) if due])
+
+
+def _integers(column: pa.Array) -> Integers:
+    """A column as int64; null as the kernel's null."""
+    if column.null_count:
+        column = column.fill_null(pa.scalar(int(NULL), column.type))
+    return np.ascontiguousarray(column.to_numpy(zero_copy_only=False).astype(np.int64, copy=False))

@@ -1,0 +1,126 @@
+"""Windows of several views for several rows, from their states, in one round trip; hot keys take one or two more."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from feature_repo.windows.evaluate import Asks, Integers, evaluate
+from feature_repo.windows.head import HEAD_BYTES, NOTHING_DROPPED, Head
+from feature_repo.windows.hot import CompactedError, Question, hot_windows
+from feature_repo.windows.keys import floor_key, state_key, view_prefix
+from feature_repo.windows.records import Decoder
+from feature_repo.windows.spec import ViewSpec
+from feature_repo.windows.state import refuse_dropped
+from feature_repo.windows.wire import bulk, checked, command, exchange
+
+_TIME = command("TIME")
+# A state that is compacted again and again between two round trips: more often than this does not happen.
+_TRIES = 20
+
+
+@dataclass(frozen=True)
+class StateView:
+    """A view to read: its plan, its project, and the row's columns that make its key."""
+
+    spec: ViewSpec
+    project: str
+    join_keys: tuple[str, ...]
+
+
+class StateReader:
+    """Reads the states of several views for several rows, and finishes their windows."""
+
+    def __init__(self, client: Any, views: Sequence[StateView]) -> None:
+        self._client = client
+        self._views = tuple(views)
+        self._prefixes = [view_prefix(view.project, view.spec) for view in views]
+        self._floors = b"".join(bulk(floor_key(view.project, view.spec)) for view in views)
+        self._decoder = Decoder([view.spec for view in views])
+
+    def read(
+        self, rows: Sequence[Mapping[str, Any]], instants: Integers | None, known_as_of: Integers | None
+    ) -> tuple[list[tuple[Integers, Integers]], Integers, Integers]:
+        """Windows of every view for every row.
+
+        Args:
+            rows: join-key values. instants: int64[n] or None: the server's clock. known_as_of: likewise.
+
+        Returns:
+            For each view (results int64[n, a], events seen int64[n]); the instants; what was known at them.
+
+        Raises:
+            LookupError: an instant lies so far back that events of its window may have been dropped.
+            redis.RedisError: no answer. ValueError: a state is damaged.
+        """
+        n = len(rows)
+        keys = [
+            state_key(prefix, [row[key] for key in view.join_keys])
+            for view, prefix in zip(self._views, self._prefixes, strict=True)
+            for row in rows
+        ]
+        many = b"*%d\r\n$4\r\nMGET\r\n" % (1 + len(self._views) + len(keys))
+        # The clock is read before the states: whatever is recorded in between is known later than it, and does not count.
+        (seconds, micros), values = checked(
+            exchange(self._client, [_TIME, many + self._floors + b"".join(map(bulk, keys))])
+        )
+        if instants is None or known_as_of is None:
+            now = np.full(n, int(seconds) * 1_000_000 + int(micros), dtype=np.int64)
+            instants = now if instants is None else instants
+            known_as_of = now if known_as_of is None else known_as_of
+        floors = [NOTHING_DROPPED if value is None else int(value) for value in values[: len(self._views)]]
+        states = [state or b"" for state in values[len(self._views) :]]
+        return self._finish(keys, states, floors, instants, known_as_of), instants, known_as_of
+
+    def _finish(
+        self,
+        keys: list[bytes],
+        states: list[bytes],
+        floors: list[int],
+        instants: Integers,
+        known_as_of: Integers,
+    ) -> list[tuple[Integers, Integers]]:
+        n = len(instants)
+        moments, hot = instants.tolist(), []
+        bounds, at = [], 0
+        for i, state in enumerate(states):
+            view, row = divmod(i, n)
+            dropped, size = floors[view], HEAD_BYTES
+            if state:
+                dropped = max(dropped, int.from_bytes(state[:8], "little", signed=True))
+                size = int.from_bytes(state[12:16], "little")
+            refuse_dropped(self._views[view].spec, dropped, moments[row])
+            if size != HEAD_BYTES:
+                hot.append(i)
+            begin = at + HEAD_BYTES if state and size == HEAD_BYTES else at + len(state)
+            at += len(state)
+            bounds.append((begin, at))
+        decoded = self._decoder.decode(
+            b"".join(states), np.array(bounds, dtype=np.int64), range(0, len(states) + 1, n)
+        )
+        each = np.arange(n + 1, dtype=np.int64)
+        asks = Asks(instants, known_as_of, each, each[:-1])
+        found = []
+        for own, read in zip(self._views, decoded, strict=True):
+            out = np.empty((n, len(own.spec.aggregates)), dtype=np.int64)
+            evaluate(own.spec, read.events, asks, range(n), out)
+            found.append((out, read.events.starts[1:] - read.events.starts[:-1]))
+        for i in hot:
+            view, row = divmod(i, n)
+            question = Question(moments[row], int(known_as_of[row]))
+            found[view][0][row], found[view][1][row] = self._hot(view, keys[i], states[i], question)
+        return found
+
+    def _hot(self, view: int, key: bytes, state: bytes, question: Question) -> tuple[Integers, int]:
+        spec = self._views[view].spec
+        for _ in range(_TRIES):
+            refuse_dropped(spec, Head.of(state).dropped, question.instant)
+            try:
+                return hot_windows(self._client, spec, key, state, question)
+            except CompactedError:
+                (again,) = checked(exchange(self._client, [command("GET", key)]))
+                state = again or b""
+        raise LookupError(
+            f"{spec.view}: state {key!r} lacks a part of its own; delete it and materialize the view again"
+        )
