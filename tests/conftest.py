@@ -21,6 +21,18 @@ def home(tmp_path, monkeypatch):
     embedded.stop(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory):
+    """A FRAUD_HOME, and the Valkey server in it, for all tests of a module."""
+    path = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FRAUD_HOME", str(path))
+        patch.delenv("FRAUD_REDIS", raising=False)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield path
+    embedded.stop(path)
+
+
 @pytest.fixture
 def store(home):
     """The project's feature store with its definitions applied, in an empty home."""

@@ -16,14 +16,14 @@ from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.duckdb import _write_data_source as write_data_source
-from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
-from feature_repo.windows.pull import Pull, pull
+from feature_repo.windows.pull import Pull, local_files, pull
 from feature_repo.windows.retrieval import EntityRows, Question, Retrieval, connect, entity_frame
 from feature_repo.windows.sources import source_sql
 from feature_repo.windows.state import from_microseconds
@@ -163,7 +163,7 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """The newest row of each key in ``[start_date, end_date]``; see ``Pull``. Sources elsewhere than in files: Feast's."""
-        if not _local_files(data_source):
+        if not local_files(_batch_source(data_source)):
             return DuckDBOfflineStore.pull_latest_from_table_or_query(
                 config, data_source, join_key_columns, feature_name_columns, timestamp_field,
                 created_timestamp_column, start_date, end_date,
@@ -186,7 +186,7 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Every row in ``[start_date, end_date]``; see ``Pull``. Sources elsewhere than in files: Feast's."""
-        if not _local_files(data_source):
+        if not local_files(_batch_source(data_source)):
             return DuckDBOfflineStore.pull_all_from_table_or_query(
                 config, data_source, join_key_columns, feature_name_columns, timestamp_field,
                 created_timestamp_column, start_date, end_date,
@@ -196,12 +196,6 @@ class WindowedOfflineStore(DuckDBOfflineStore):
             start_date, end_date, newest=False,
         )  # fmt: skip
         return _pull_job(config, data_source, asked)
-
-
-def _local_files(source: DataSource) -> bool:
-    """Whether it is a source of files on this machine; others may need credentials, which Feast's own readers know."""
-    source = _batch_source(source)
-    return isinstance(source, FileSource) and "://" not in source.path
 
 
 def _batch_source(source: DataSource) -> DataSource:

@@ -13,6 +13,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnline
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Int64
+from feast.value_type import ValueType
 
 from feature_repo.windows.durations import microseconds
 from feature_repo.windows.evaluate import Integers
@@ -131,7 +132,11 @@ def _spec(view: FeatureView, join_keys: Mapping[str, str]) -> ViewSpec:
         named = [join_keys.get(name, "") for name in view.entities]
         keys = named if sorted(named) == sorted(columns) else columns
         kept = view_spec(
-            view, [Entity(name=name, join_keys=[key]) for name, key in zip(view.entities, keys, strict=True)]
+            view,
+            [
+                Entity(name=name, join_keys=[key], value_type=ValueType.STRING)
+                for name, key in zip(view.entities, keys, strict=True)
+            ],
         )
         view.__dict__["_window_spec"] = kept
     return kept

@@ -28,8 +28,9 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo.settings import settings
+from feature_repo.windows import amendments
 from feature_repo.windows.embedded import ensure_running
-from feature_repo.windows.keys import project_prefix, state_prefix
+from feature_repo.windows.keys import loaded_key, project_prefix, state_prefix
 from feature_repo.windows.online_answer import (
     declared_join_keys,
     entity_keys,
@@ -40,7 +41,9 @@ from feature_repo.windows.online_answer import (
 )
 from feature_repo.windows.plain_online import PlainRows, entity_hashes, escaped, remove_keys
 from feature_repo.windows.question import Question, question_of
-from feature_repo.windows.spec import is_windowed
+from feature_repo.windows.spec import is_windowed, view_spec
+
+amendments.install()
 
 _NOW = Question()
 _QUESTION: ContextVar[Question] = ContextVar("question", default=_NOW)
@@ -148,6 +151,13 @@ class WindowedOnlineStore(RedisOnlineStore):
     async def online_write_batch_async(self, *args: Any, **kwargs: Any) -> None:
         """``online_write_batch`` in a thread."""
         await asyncio.to_thread(self.online_write_batch, *args, **kwargs)
+
+    def has_history(self, config: RepoConfig, view: FeatureView, entities: list[Entity]) -> bool:
+        """Whether the view was ever materialized; a windowed one under its present definition."""
+        if not is_windowed(view):
+            return bool(view.materialization_intervals)
+        client = self._get_client(config.online_store)
+        return bool(client.exists(loaded_key(config.project, view_spec(view, entities))))
 
     def update(
         self, config: RepoConfig, tables_to_delete: Sequence[FeatureView], tables_to_keep: Sequence[Any],

@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+from feast.data_source import DataSource
 from feast.feature_logging import LOG_TIMESTAMP_FIELD
+from feast.infra.offline_stores.file_source import FileSource
 
 from feature_repo.lake import quote
 from feature_repo.windows.plain import DUMMY_KEY
-from feature_repo.windows.sources import instant_sql
-from feature_repo.windows.state import to_microseconds
+from feature_repo.windows.sources import instant_sql, source_sql
+from feature_repo.windows.state import from_microseconds, to_microseconds
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,32 @@ def pull_sql(source: str, types: Mapping[str, str], asked: Pull) -> str:
         return query if asked.keys else f"{query} {ranked}"
     by = f"PARTITION BY {', '.join(quote(key) for key in asked.keys)} " if asked.keys else ""
     return f"{query} QUALIFY row_number() OVER ({by}{ranked}) = 1"
+
+
+def first_instant(source: DataSource, repo_path: Path | None) -> datetime | None:
+    """When the first row of a source of files happened, or was known if that is earlier; None of an empty one or of others."""
+    if not local_files(source):
+        return None
+    try:
+        table = source_sql(source, repo_path)
+    except FileNotFoundError:
+        return None
+    names = [name for name in (source.timestamp_field, source.created_timestamp_column) if name]
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        types = dict(
+            connection.execute(
+                f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {table})"
+            ).fetchall()
+        )
+        earliest = ", ".join(f"min(epoch_us({instant_sql(name, types)}))" for name in names if name in types)
+        (found,) = connection.execute(f"SELECT {earliest} FROM {table}").fetchall()
+    return min((from_microseconds(value) for value in found if value is not None), default=None)
+
+
+def local_files(source: DataSource) -> bool:
+    """Whether it is a source of files on this machine; others may need credentials, which Feast's own readers know."""
+    return isinstance(source, FileSource) and "://" not in source.path
 
 
 def _columns(asked: Pull) -> Sequence[str]:

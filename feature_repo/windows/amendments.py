@@ -1,0 +1,193 @@
+"""What Feast 0.67 gets wrong where it cannot be overridden, amended in place.
+
+- ``feast feature-views list`` looks up the views behind an on-demand view among the plain ones only: a repository with on-demand
+  views over stream views could not be listed.
+- ``feast plan`` compares stream views with the registry's own notes on their sources, so that each is updated every time, and
+  does not compare their aggregations unless a view has a function of its own.
+- ``feast apply`` keeps a view's first source: a path, a format or a column that changed later was not heard of. And it
+  makes a new version of a stream view each time, for the registry counts the join keys among its features.
+- ``feast delete`` cannot delete a view without entities, which Feast hands out without its made-up one.
+- ``materialize-incremental`` starts a view without history a year, or its ttl, before now: what is older was never served.
+"""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import datetime
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from feast import Aggregation, FeatureStore, FeatureView, Field, StreamFeatureView
+from feast.data_source import DataSource
+from feast.diff import registry_diff
+from feast.diff.property_diff import PropertyDiff, TransitionType
+from feast.errors import FeatureViewNotFoundException
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
+from feast.infra.registry.registry import Registry
+from feast.protos.feast.types.Value_pb2 import ValueType
+from feast.types import String
+
+from feature_repo.windows.pull import first_instant
+
+_get_plain_view = Registry.get_feature_view
+_apply_as_feast_does = FeatureStore.apply
+_diff_as_feast_sees = registry_diff.diff_registry_objects
+_materialize_from_last = FeatureStore.materialize_incremental
+_last_materialized = FeatureView.most_recent_end_time
+
+_NOWHERE: Mapping[str, datetime] = MappingProxyType({})
+# Compared in another form than the registry's, or not what a person declares.
+_OTHERWISE = frozenset(
+    {
+        "aggregations", "batch_source", "entities", "entity_columns", "feature_transformation", "features", "project",
+        "stream_source", "tags", "ttl", "user_defined_function",
+    }
+)  # fmt: skip
+# What an apply changes in the registry without a new version of the view.
+_NOTES = frozenset(
+    {
+        "description",
+        "disabled",
+        "enable_validation",
+        "offline",
+        "online",
+        "org",
+        "owner",
+        "tags",
+        "ttl",
+        "version",
+    }
+)
+_STARTS: ContextVar[Mapping[str, datetime]] = ContextVar("starts", default=_NOWHERE)
+
+
+def _get_view(self: Registry, name: str, project: str, allow_cache: bool = False) -> FeatureView:
+    """As Feast's, and a stream view where there is no plain one."""
+    try:
+        return _get_plain_view(self, name, project, allow_cache)
+    except FeatureViewNotFoundException:
+        return self.get_stream_feature_view(name, project, allow_cache)
+
+
+def _changed(self: FeatureView, other: Any) -> bool:
+    """Whether a view is declared differently in more than ``_NOTES``."""
+    if type(self) is not type(other):
+        return True
+    was, will = _declared(other), _declared(self)
+    return any(was[name] != will[name] for name in was if name not in _NOTES)
+
+
+def _diff(current: Any, new: Any, object_type: Any) -> Any:
+    """As Feast's, but of views what a person declared, and of that what differs."""
+    if not isinstance(current, FeatureView):
+        return _diff_as_feast_sees(current, new, object_type)
+    was, will = _declared(current), _declared(new)
+    changes = [
+        PropertyDiff(name, *_difference(was[name], will[name])) for name in was if was[name] != will[name]
+    ]
+    transition = TransitionType.UPDATE if changes else TransitionType.UNCHANGED
+    return registry_diff.FeastObjectDiff(new.name, object_type, current, new, changes, transition)
+
+
+def _declared(view: FeatureView) -> dict[str, Any]:
+    """What a view declares, by the names of Feast's registry, as text; several named things as texts by name."""
+    spec = view.to_proto().spec
+    keys = {column.name for column in spec.entity_columns}
+    values: dict[str, Any] = {
+        field.name: str(getattr(spec, field.name))
+        for field in spec.DESCRIPTOR.fields
+        if field.name not in _OTHERWISE
+    }
+    values["entities"] = ", ".join(spec.entities)
+    values["entity_columns"] = {column.name: _field(column) for column in spec.entity_columns}
+    values["features"] = {field.name: _field(field) for field in spec.features if field.name not in keys}
+    values["tags"] = {name: f"{name}={value}" for name, value in spec.tags.items()}
+    values["ttl"] = str(view.ttl)
+    values["source"] = {"batch": _source(view.batch_source), "stream": _source(view.stream_source)}
+    if isinstance(view, StreamFeatureView):
+        values["aggregations"] = {each.name: _aggregation(each) for each in view.aggregations}
+        values["function"] = view.udf_string or ""
+    return values
+
+
+def _field(field: Any) -> str:
+    tags = "".join(f", {name}={value}" for name, value in sorted(field.tags.items()))
+    return f"{field.name} ({ValueType.Enum.Name(field.value_type)}{tags})"
+
+
+def _aggregation(each: Aggregation) -> str:
+    return f"{each.name} ({each.function} of {each.column or 'events'} over {each.time_window})"
+
+
+def _source(source: DataSource | None) -> str:
+    """A source without the notes that Feast makes on when it was registered."""
+    if source is None:
+        return ""
+    spec = source.to_proto()
+    spec.ClearField("meta")
+    spec.ClearField("batch_source")
+    return " ".join(str(spec).split())
+
+
+def _difference(was: Any, will: Any) -> tuple[str, str]:
+    """Both values as text; of several named things those that differ."""
+    if not isinstance(was, dict):
+        return was, will
+    return _only(was, will), _only(will, was)
+
+
+def _only(these: Mapping[str, str], others: Mapping[str, str]) -> str:
+    return ", ".join(these[name] for name in sorted(these) if these[name] != others.get(name)) or "none"
+
+
+def _apply(self: FeatureStore, objects: Any, *args: Any, **kwargs: Any) -> None:
+    """As Feast's; a view that Feast took the made-up entity from gets it back."""
+    for view in objects if isinstance(objects, list) else [objects]:
+        if isinstance(view, FeatureView) and not view.entities:
+            view.entities = [DUMMY_ENTITY_NAME]
+            view.entity_columns = [Field(name=DUMMY_ENTITY_ID, dtype=String)]
+    _apply_as_feast_does(self, objects, *args, **kwargs)
+
+
+def _materialize_incremental(
+    self: FeatureStore, end_date: datetime, feature_views: list[str] | None = None, *args: Any, **kwargs: Any
+) -> None:
+    """As Feast's; a view without history from its source's first event."""
+    token = _STARTS.set(_first_instants(self, feature_views))
+    try:
+        _materialize_from_last(self, end_date, feature_views, *args, **kwargs)
+    finally:
+        _STARTS.reset(token)
+
+
+def _first_instants(store: FeatureStore, names: list[str] | None) -> dict[str, datetime]:
+    """Where views without history begin; of stores that are not this project's none."""
+    has_history = getattr(store._get_provider().online_store, "has_history", None)
+    if has_history is None:
+        return {}
+    starts = {}
+    for view in [*store.list_feature_views(), *store.list_stream_feature_views()]:
+        entities = [store.get_entity(name) for name in view.entities]
+        if (names is None or view.name in names) and not has_history(store.config, view, entities):
+            first = first_instant(view.batch_source, store.config.repo_path)
+            if first is not None:
+                starts[view.name] = first
+    return starts
+
+
+def _most_recent_end_time(self: FeatureView) -> datetime | None:
+    """As Feast's, but where ``materialize-incremental`` has found that the view begins elsewhere."""
+    last: datetime | None = _last_materialized.fget(self)
+    return _STARTS.get().get(self.name, last)
+
+
+@cache
+def install() -> None:
+    """Amend Feast, once in a process."""
+    Registry.get_feature_view = _get_view
+    FeatureView._schema_or_udf_changed = _changed
+    StreamFeatureView._schema_or_udf_changed = _changed
+    FeatureStore.apply = _apply
+    registry_diff.diff_registry_objects = _diff
+    FeatureStore.materialize_incremental = _materialize_incremental
+    FeatureView.most_recent_end_time = property(_most_recent_end_time)
