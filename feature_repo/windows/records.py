@@ -38,8 +38,8 @@ FIXED = 13
 """Bytes of a record's time and number; no record is shorter."""
 NEVER = 2**63 - 1
 _FLAG_SHIFT = 54
-_TIME_MASK = 2**_FLAG_SHIFT - 1
-_REACH = 2 ** (_FLAG_SHIFT - 1)
+_TIME_MASK: int = 2**_FLAG_SHIFT - 1
+_REACH: int = 2 ** (_FLAG_SHIFT - 1)
 _SOON_REACH = 2**23
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -1,0 +1,220 @@
+"""Keys with more events than a state holds at once: sealed, summarized, exact in any order, whoever compacts when."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feature_repo.windows.compaction import Compactor
+from feature_repo.windows.embedded import ensure_running
+from feature_repo.windows.head import Sizes
+from feature_repo.windows.keys import parts_key, state_key, view_prefix
+from feature_repo.windows.reading import StateReader, StateView
+from feature_repo.windows.recorder import EventRecorder
+from feature_repo.windows.records import code
+from tests.state_bytes import head_of
+from tests.test_windows_oracle import expected, plain
+from tests.timelines import SECOND, START, asks, every_function, micros, moment, streams
+
+TINY = Sizes(chunk=3, fresh=1, fanout=2, quiet=0, late=2)
+DAY = 86_400 * SECOND
+COUNTER = iter(range(10**6))
+
+
+@pytest.fixture(scope="module")
+def client(module_home):
+    return redis.Redis(unix_socket_path=str(ensure_running(module_home)))
+
+
+class Deployment:
+    """One view under its own name, its recorder, compactor and reader."""
+
+    def __init__(self, client, spec, sizes=TINY):
+        self.client, self.spec, self.project = client, spec, f"p{next(COUNTER)}"
+        self.recorder = EventRecorder.of(client, self.project, [spec], sizes)
+        self.compactor = Compactor(client, spec, sizes)
+        self.reader = StateReader(client, [StateView(spec, self.project, ("key",))])
+
+    def record(self, events):
+        rows = [{**e, "time": moment(e["time"]), "known": moment(e["known"])} for e in events]
+        self.recorder.record(self.spec.source, rows)
+
+    def key(self, name="a"):
+        return state_key(view_prefix(self.project, self.spec), [name])
+
+    def ask(self, wanted):
+        """Rows of Python values, and events seen."""
+        rows = [{"key": key} for key, _, _ in wanted]
+        instants, known = (np.array([ask[i] for ask in wanted], dtype=np.int64) for i in (1, 2))
+        ((results, seen),), *_ = self.reader.read(rows, instants, known)
+        return [list(plain(self.spec, row)) for row in results], seen.tolist()
+
+    def sealed(self, name="a"):
+        return head_of(self.client.get(self.key(name)) or bytes(32))[3] > -(2**63)
+
+
+def truth(spec, events, wanted):
+    return [list(expected(spec, "", events, *ask)) for ask in wanted]
+
+
+def steady(count, step=SECOND, seed=1, late=0.1):
+    """Events of one key, one a step, a few known late."""
+    rng = random.Random(seed)
+    for n in range(count):
+        time = micros(START) + n * step
+        known = time + (rng.randrange(90) * SECOND if rng.random() < late else 0)
+        amount = None if n % 13 == 0 else rng.randrange(-1000, 10**6)
+        place = None if n % 17 == 0 else f"place {rng.randrange(40)}"
+        yield {
+            "id": f"e{n}", "order": code(f"e{n}"), "key": "a", "time": time, "known": known, "amount": amount,
+            "place": place,
+        }  # fmt: skip
+
+
+@given(st.data())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_any_number_of_deliveries_any_compactions_give_what_the_oracle_gives(client, data):
+    delay = data.draw(st.sampled_from([0, 0, SECOND, 10 * SECOND]))
+    spec = every_function(delay=delay)
+    deployment = Deployment(client, spec)
+    arrivals = data.draw(streams(keys=("a",), most=40))
+    wanted = data.draw(asks(arrivals, keys=("a",), most=8))
+    there = []
+    while arrivals:
+        size = data.draw(st.integers(1, 12))
+        batch, arrivals = arrivals[:size], arrivals[size:]
+        deployment.record(batch)
+        there += batch
+        if data.draw(st.booleans()):
+            deployment.compactor.compact([deployment.key()])
+        if data.draw(st.booleans()):
+            assert deployment.ask(wanted)[0] == truth(spec, there, wanted)
+    found, seen = deployment.ask(wanted)
+    assert found == truth(spec, there, wanted)
+    assert seen == [len({e["id"] for e in there})] * len(wanted)
+
+
+@pytest.mark.parametrize("delay", [0, 30 * SECOND])
+def test_every_edge_of_every_chunk(client, delay):
+    spec = every_function(delay=delay, windows=(7 * SECOND, 40 * SECOND, DAY))
+    deployment = Deployment(client, spec)
+    events = list(steady(120))
+    for first in range(0, len(events), 10):
+        deployment.record(events[first : first + 10])
+    assert deployment.sealed()
+    wanted = [
+        ("a", e["time"] + shift + delay, e["time"] + shift + delay + late)
+        for e in events[::3]
+        for shift in (0, 1)
+        for late in (0, -50 * SECOND, 100 * SECOND)
+    ]
+    assert deployment.ask(wanted)[0] == truth(spec, events, wanted)
+
+
+def test_late_events_and_repeats_are_merged_into_the_chunks_where_they_belong(client):
+    spec = every_function(windows=(40 * SECOND, DAY))
+    deployment, events = Deployment(client, spec), list(steady(150))
+    late = events[20:100:7]
+    deployment.record([e for e in events if e not in late])
+    deployment.record([*late, *events[::4], *late])
+    state = deployment.client.get(deployment.key())
+    wanted = [("a", e["time"] + 1, e["time"] + DAY) for e in events[::9]]
+    found, seen = deployment.ask(wanted)
+    assert found == truth(spec, events, wanted)
+    assert set(seen) == {150}
+    deployment.compactor.compact([deployment.key()])
+    assert deployment.ask(wanted) == (found, seen)
+    assert len(deployment.client.get(deployment.key())) < len(state) + 200
+
+
+def test_what_no_window_reaches_goes_with_its_parts_and_is_refused(client):
+    spec = every_function(windows=(SECOND, 3600 * SECOND))
+    deployment, events = Deployment(client, spec), list(steady(400, step=1800 * SECOND, late=0))
+    for first in range(0, len(events), 20):
+        deployment.record(events[first : first + 20])
+    deployment.compactor.compact([deployment.key()])
+    reach = (2 * 24 + 1) * 2
+    parts = client.hgetall(parts_key(deployment.key()))
+    held = sum(len(part) for name, part in parts.items())
+    assert held < (reach + 10) * 250
+    newest = events[-1]["time"]
+    wanted = [("a", newest - back * 3600 * SECOND, newest) for back in (0, 1, 24, 47)]
+    assert deployment.ask(wanted)[0] == truth(spec, events, wanted)
+    with pytest.raises(LookupError, match=r"^view: .*dropped"):
+        deployment.ask([("a", newest - 4 * DAY, newest)])
+    distinct = client.zcard(deployment.key() + b":d0")
+    assert 0 < distinct <= 40
+
+
+def test_events_of_one_instant_are_never_divided(client):
+    spec = every_function()
+    deployment = Deployment(client, spec)
+    same = [{**e, "time": micros(START) + n // 25 * SECOND, "known": micros(START)} for n, e in enumerate(steady(100))]
+    deployment.record(same[:60])
+    deployment.record(same[60:])
+    deployment.compactor.compact([deployment.key()])
+    assert deployment.sealed()
+    wanted = [("a", micros(START) + n * SECOND + shift, micros(START) + DAY) for n in range(6) for shift in (0, 1)]
+    assert deployment.ask(wanted)[0] == truth(spec, same, wanted)
+
+
+CHILD = """
+import json, sys
+import redis
+from feature_repo.windows.compaction import Compactor
+from feature_repo.windows.head import Sizes
+from feature_repo.windows.keys import state_key, view_prefix
+from feature_repo.windows.recorder import EventRecorder
+from tests.timelines import SECOND, every_function, moment
+from tests.test_windows_hot import DAY, TINY, steady
+socket, project, seed = sys.argv[1:]
+client = redis.Redis(unix_socket_path=socket)
+spec = every_function(windows=(7 * SECOND, DAY))
+recorder, compactor = EventRecorder.of(client, project, [spec], TINY), Compactor(client, spec, TINY)
+events = list(steady(300))
+import random
+random.Random(seed).shuffle(events)
+print("ready", flush=True)
+sys.stdin.readline()
+for first in range(0, 300, 6):
+    rows = [{**e, "time": moment(e["time"]), "known": moment(e["known"])} for e in events[first : first + 6]]
+    recorder.record(spec.source, rows)
+    if first % 4 == 0:
+        compactor.compact([state_key(view_prefix(project, spec), ["a"])])
+"""
+
+
+def test_processes_that_record_compact_and_read_at_once_agree_in_the_end(client, module_home):
+    spec = every_function(windows=(7 * SECOND, DAY))
+    deployment, events = Deployment(client, spec), list(steady(300))
+    socket = str(ensure_running(module_home))
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, socket, deployment.project, str(seed)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for seed in range(2)
+    ]  # fmt: skip
+    for child in children:
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    end = events[-1]["time"] + 1
+    seen = [0]
+    while any(child.poll() is None for child in children):
+        results, (count,) = deployment.ask([("a", end, end + DAY)])
+        assert count >= seen[-1], "what was seen once is never lost"
+        seen.append(count)
+    for child in children:
+        child.stdin.close()
+        child.stdout.close()
+        assert child.returncode == 0
+    wanted = [("a", e["time"] + 1, e["time"] + DAY) for e in events[::20]]
+    assert deployment.ask(wanted) == (truth(spec, events, wanted), [300] * len(wanted))
+    assert len(set(seen)) > 3
