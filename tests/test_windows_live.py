@@ -169,14 +169,39 @@ def test_a_definition_that_nobody_reads_is_let_go_and_lacks_events_when_it_comes
     assert incomplete(client, store.project, [old]) == ["view"]
 
 
-def test_a_definition_of_another_version_of_the_engine_is_passed_over(small, caplog):
+def test_a_definition_that_this_code_cannot_write_is_passed_over_and_known_to_lack_what_is_recorded(
+    small, caplog
+):
     store, _, _ = small
     client = online_client(store)
-    client.hset(live_key(store.project), "spec:other:1", '{"no": "such part"}')
+    client.hset(live_key(store.project), "spec:other:1", '{"source": "events", "no": "such part"}')
     client.hset(live_key(store.project), "until:other:1", 2**60)
     recorder = LiveRecorder.open(store)
     assert [spec.view for spec in recorder.specs] == ["view"]
-    assert "another version of the engine" in caplog.text
+    assert "another version of the code" in caplog.text
+    recorder.record("events", [event(1, 3)])
+    recorder.follow([])
+    assert read_live(client, store.project).missed == {"other:1": to_microseconds(at(3))}
+
+
+def test_a_take_up_that_fails_half_way_is_made_up_for(small, monkeypatch):
+    store, source, _ = small
+    recorder = LiveRecorder.open(store)
+    recorder.record("events", [event(1, 1)])
+    new = change(store, source)
+
+    def fail(*arguments):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "_say_missed", fail)
+        with pytest.raises(ConnectionError):
+            recorder.follow([])
+    recorder.record("events", [event(2, 2)])
+    assert recorder.follow([])
+    live = read_live(online_client(store), store.project)
+    assert live.missed == {named(new): to_microseconds(at(2))}
+    assert all(named(new) in follows for follows in live.follows.values())
 
 
 def test_an_empty_registry_is_refused(home):

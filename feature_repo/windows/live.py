@@ -31,8 +31,9 @@ from uuid import uuid4
 from feast import FeatureStore
 
 from feature_repo.windows.keys import loaded_key, project_prefix
-from feature_repo.windows.plain_data import from_data, to_data
+from feature_repo.windows.plain_data import to_data
 from feature_repo.windows.recorder import EventRecorder, windowed_specs
+from feature_repo.windows.resolve import view_from_data, with_bases
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import from_microseconds
 
@@ -104,17 +105,17 @@ def read_live(client: Any, project: str) -> Live:
 
 def claim(client: Any, project: str, specs: Iterable[ViewSpec]) -> Live:
     """Renew the leases of definitions that are read, or begin them."""
-    return _renew(client, project, specs, [])
+    return _renew(client, project, with_bases(specs), [])
 
 
 def incomplete(client: Any, project: str, specs: Sequence[ViewSpec]) -> list[str]:
     """Views whose state lacks events: no history was loaded under this definition, or only up to before ``missed``."""
-    live = read_live(client, project)
+    specs, live = with_bases(specs), read_live(client, project)
     loaded = client.mget([loaded_key(project, spec) for spec in specs]) if specs else []
     return [
         spec.view
         for spec, end in zip(specs, loaded, strict=True)
-        if end is None or int(end) <= (live.missed_by(spec) or int(end) - 1)
+        if end is None or _lacks(live.missed_by(spec), int(end))
     ]
 
 
@@ -208,16 +209,21 @@ class LiveRecorder:
         Raises:
             redis.RedisError: no answer. Exception: whatever the registry raises. It writes on as before then.
         """
-        live = self._say({_name(spec): spec for spec in [*self._registered.specs(), *read]}.values())
-        if live.specs == self._raw and self._specs:
-            return False
-        specs = {name: spec for name, text in live.specs.items() if (spec := _parse(name, text)) is not None}
-        self._raw = live.specs
-        if set(specs) == set(self._specs):
-            return False
-        self._take_up(specs)
-        self._say([])
-        return True
+        live = self._say(with_bases([*self._registered.specs(), *read]))
+        changed = False
+        if live.specs != self._raw:
+            specs = {name: spec for name, text in live.specs.items() if (spec := _parse(name, text))}
+            changed = set(specs) != set(self._specs)
+            if changed:
+                self._take_up(specs)
+                self._say([])
+            self._raw = live.specs
+        # What this code cannot write goes on without what is recorded here.
+        foreign = {
+            name: json.loads(text)["source"] for name, text in self._raw.items() if name not in self._specs
+        }
+        self._say_missed(foreign, self._newest)
+        return changed
 
     def close(self) -> None:
         """Say what was recorded last, and that this recorder runs no more.
@@ -233,15 +239,17 @@ class LiveRecorder:
         recorder = EventRecorder.of(self._client, self.project, specs.values())
         with self._lock:
             self._recorder, newest = recorder, dict(self._newest)
+        new = {name: spec.source for name, spec in specs.items() if name not in self._specs}
+        self._say_missed(new, newest)
+        self._specs = specs
+
+    def _say_missed(self, sources: Mapping[str, str], newest: Mapping[str, int]) -> None:
+        """Say of definitions, each with its source, up to when events were recorded without them."""
         without = [
-            part
-            for name, spec in specs.items()
-            if name not in self._specs and spec.source in newest
-            for part in (name, newest[spec.source])
+            part for name, source in sources.items() if source in newest for part in (name, newest[source])
         ]
         if without:
             self._client.eval(_text("missed"), 1, live_key(self.project), *without)
-        self._specs = specs
 
     def _say(self, specs: Iterable[ViewSpec], breath: int = _BREATH_US) -> Live:
         with self._lock:
@@ -307,17 +315,21 @@ def _text(script: str) -> str:
     return (Path(__file__).parent / f"{script}.lua").read_text()
 
 
+def _lacks(missed: int | None, end: int) -> bool:
+    return missed is not None and end <= missed
+
+
 def _name(spec: ViewSpec) -> str:
     return f"{spec.view}:{spec.state_digest}"
 
 
 def _parse(name: str, text: str) -> ViewSpec | None:
-    """The definition, or None for one that this version of the engine would not keep as it is kept there."""
+    """The definition, or None for one that this version of the code would not keep as it is kept there."""
     try:
-        spec: ViewSpec = from_data(ViewSpec, json.loads(text))
+        spec = view_from_data(json.loads(text))
     except (TypeError, KeyError, ValueError) as error:
         _log.warning(
-            "definition %s is of another version of the engine and is not written here: %r", name, error
+            "definition %s is of another version of the code and is not written here: %r", name, error
         )
         return None
     return spec if _name(spec) == name else None

@@ -4,7 +4,7 @@ As JSON data it travels with a model, so that the model can be served by the def
 as their state is kept, whatever is registered by then.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from feature_repo.windows.plain_data import from_data, to_data
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.transform import Transform, declared_transform, resolve
 
-__all__ = ["Resolved", "resolve_service"]
+__all__ = ["Resolved", "resolve_service", "view_from_data", "with_bases"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,39 @@ class Resolved:
             ValueError: a transform is not the code that it was, or the data is of another version of the engine.
         """
         try:
-            views = tuple(from_data(ViewSpec, each) for each in data["views"])
+            views = tuple(view_from_data(each) for each in data["views"])
             transforms = tuple(_transform(each["path"], each["digest"]) for each in data["transforms"])
             return cls(views, transforms, tuple(data["feature_names"]), str(data["digest"]))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"definitions of a model: {error!r}: no such part here; train it anew"
             ) from error
+
+
+def view_from_data(data: Mapping[str, Any]) -> ViewSpec:
+    """A view from ``to_data``, with the code that its derived columns need.
+
+    Raises:
+        TypeError: the data is of another version of the engine. ValueError: the code is not what it was, or not there.
+    """
+    spec: ViewSpec = from_data(ViewSpec, data)
+    for each in with_bases([spec]):
+        for column in each.derived:
+            if column.transform[0]:
+                _transform(*column.transform)
+    return spec
+
+
+def with_bases(specs: Iterable[ViewSpec]) -> tuple[ViewSpec, ...]:
+    """The views and, after them, those that their derived columns are computed from; each state once."""
+    found: dict[tuple[str, str], ViewSpec] = {}
+    waiting = list(specs)
+    while waiting:
+        spec = waiting.pop(0)
+        if (spec.view, spec.state_digest) not in found:
+            found[spec.view, spec.state_digest] = spec
+            waiting += [base for column in spec.derived for base in column.views]
+    return tuple(found.values())
 
 
 def resolve_service(store: FeatureStore, feature_service: str) -> Resolved:
