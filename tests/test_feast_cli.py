@@ -1,11 +1,13 @@
 """Feast's own command line on this repository, as a person runs it: in an empty home, then on a small lake."""
 
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import redis
 
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.store import open_store
@@ -65,12 +67,14 @@ def said(home):
     listing = feast(elsewhere, "feature-views", "list")
     materialize = output(feast(elsewhere, "materialize", "2025-01-01T00:00:00", "2025-02-20T00:00:00"))
     incremental = feast(elsewhere, "materialize-incremental", "2025-03-02T00:00:00")
+    unchanged = feast(elsewhere, "plan")
     return {
         "plan": plan,
         "apply": apply,
         "list": output(listing),
         "materialize": materialize,
         "materialize-incremental": output(incremental),
+        "plan again": output(unchanged),
     }
 
 
@@ -128,3 +132,19 @@ def test_what_was_materialized_is_what_history_says(said):
     }
     assert served == {name: offline[name] for name in plan.feature_names}
     assert served["customer_transactions_count_30d"] > 0
+
+
+def test_a_plan_of_what_is_applied_says_that_nothing_changes(said):
+    assert "No changes to registry" in said["plan again"]
+    assert not re.search("Created|Updated|Deleted", said["plan again"])
+
+
+def test_delete_and_teardown_leave_nothing_in_redis(said, home):
+    """The last test: it ends what the others read."""
+    client = redis.Redis(unix_socket_path=str(embedded.ensure_running(home)))
+    assert client.keys("window:fraud:pair_activity:*")
+    assert "Deleted" in output(feast(home.parent, "delete", "pair_activity"))
+    assert client.keys("window:fraud:pair_activity:*") == []
+    assert client.keys("window:fraud:customer_activity:*")
+    output(feast(home.parent, "teardown"))
+    assert client.keys("*") == []

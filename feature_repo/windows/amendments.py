@@ -7,6 +7,7 @@
 - ``feast apply`` keeps a view's first source: a path, a format or a column that changed later was not heard of. And it
   makes a new version of a stream view each time, for the registry counts the join keys among its features.
 - ``feast delete`` cannot delete a view without entities, which Feast hands out without its made-up one.
+- A FeatureService that has a view both under its own name and under another cannot be compared with itself, so not be read.
 - ``materialize-incremental`` starts a view without history a year, or its ttl, before now: what is older was never served.
 """
 
@@ -23,6 +24,7 @@ from feast.diff import registry_diff
 from feast.diff.property_diff import PropertyDiff, TransitionType
 from feast.errors import FeatureViewNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
+from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.registry.registry import Registry
 from feast.protos.feast.types.Value_pb2 import ValueType
 from feast.types import String
@@ -140,6 +142,11 @@ def _only(these: Mapping[str, str], others: Mapping[str, str]) -> str:
     return ", ".join(these[name] for name in sorted(these) if these[name] != others.get(name)) or "none"
 
 
+def _before(self: FeatureViewProjection, other: FeatureViewProjection) -> bool:
+    """The order of projections, by the names that they go by."""
+    return bool(self.name_to_use() < other.name_to_use())
+
+
 def _apply(self: FeatureStore, objects: Any, *args: Any, **kwargs: Any) -> None:
     """As Feast's; a view that Feast took the made-up entity from gets it back."""
     for view in objects if isinstance(objects, list) else [objects]:
@@ -188,6 +195,7 @@ def install() -> None:
     FeatureView._schema_or_udf_changed = _changed
     StreamFeatureView._schema_or_udf_changed = _changed
     FeatureStore.apply = _apply
+    FeatureViewProjection.__lt__ = _before
     registry_diff.diff_registry_objects = _diff
     FeatureStore.materialize_incremental = _materialize_incremental
     FeatureView.most_recent_end_time = property(_most_recent_end_time)

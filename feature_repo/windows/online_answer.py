@@ -19,8 +19,8 @@ from feature_repo.windows.durations import microseconds
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.plain_online import Found, PlainRows
-from feature_repo.windows.plan import StateReader, StateView
 from feature_repo.windows.question import Question
+from feature_repo.windows.reading import StateReader, StateView
 from feature_repo.windows.spec import ViewSpec, view_spec
 from feature_repo.windows.state import from_microseconds
 
