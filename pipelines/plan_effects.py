@@ -141,17 +141,30 @@ def _rebuild(store: FeatureStore, spec: ViewSpec) -> Rebuild:
         ((newest,),) = connection.execute(f"SELECT max({time}) FROM {source}").fetchall()
         if newest is None:
             return Rebuild(spec.view, 0, 0, 0)
-        present = " AND ".join(f"{quote(key)} IS NOT NULL" for key in spec.keys)
-        where = f"{time} >= {newest - retention_us(spec)} AND {present}" + (
-            f" AND ({spec.where})" if spec.where else ""
-        )
-        keys = ", ".join(quote(key) for key in spec.keys)
-        ((events, count),) = connection.execute(
-            f"SELECT coalesce(sum(n), 0), count(*) FROM (SELECT count(*) AS n FROM {source} WHERE {where} GROUP BY {keys})"
-        ).fetchall()
+        wanted = [
+            f"{time} >= {newest - retention_us(spec)}",
+            *(f"{quote(key)} IS NOT NULL" for key in spec.keys),
+        ]
+        try:
+            count, events = _count(connection, spec, source, [*wanted, *([spec.where] if spec.where else [])])
+        except duckdb.BinderException:
+            # A filter on a derived column, which stands in no file: what passes it is known when it is loaded.
+            count, events = _count(connection, spec, source, wanted)
     each = _EVENT_BYTES + (_KNOWN_BYTES if spec.created else 0)
     each += sum(_NUMBER_BYTES if column.kind == "number" else _CODE_BYTES for column in spec.columns)
-    return Rebuild(spec.view, int(count), int(events), int(events) * each + int(count) * _KEY_BYTES)
+    return Rebuild(spec.view, count, events, events * each + count * _KEY_BYTES)
+
+
+def _count(
+    connection: duckdb.DuckDBPyConnection, spec: ViewSpec, source: str, wanted: Sequence[str]
+) -> tuple[int, int]:
+    """How many keys, and how many events, meet all conditions."""
+    keys, where = ", ".join(map(quote, spec.keys)), " AND ".join(f"({each})" for each in wanted)
+    each = f"SELECT count(*) AS events FROM {source} WHERE {where} GROUP BY {keys}"
+    ((count, events),) = connection.execute(
+        f"SELECT count(*), coalesce(sum(events), 0) FROM ({each})"
+    ).fetchall()
+    return int(count), int(events)
 
 
 def sample(

@@ -1,13 +1,14 @@
 """A FeatureService resolved is the same after a journey as JSON, and says when the code behind it is not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from feature_repo.store import definitions_digest, service_features
 from feature_repo.windows.plain_data import from_data, to_data
-from feature_repo.windows.resolve import Resolved, resolve_service
-from feature_repo.windows.spec import ViewSpec
+from feature_repo.windows.resolve import Resolved, resolve_service, view_from_data, with_bases
+from feature_repo.windows.spec import Derived, ViewSpec
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,30 @@ def test_data_of_another_engine_is_refused(resolved, change):
     data["views"][0] |= change
     with pytest.raises(ValueError, match="train it anew"):
         Resolved.from_data(data)
+
+
+def derived_from(base, digest):
+    """A view of a column that a transform makes of ``base``."""
+    column = Derived(
+        "ratio",
+        "amount_to_mean_7d",
+        4,
+        (base,),
+        (base.aggregates[0].name,),
+        ("feature_repo.on_demand:spending", digest),
+    )
+    return replace(base, view="of_ratio", derived=(column,))
+
+
+def test_views_bring_along_those_that_their_derived_columns_are_made_of_once(resolved):
+    base = resolved.views[0]
+    view = derived_from(base, "")
+    assert with_bases([view, base, view]) == (view, base)
+
+
+def test_a_view_whose_derived_column_is_made_by_other_code_is_refused(resolved):
+    spending = next(each for each in resolved.transforms if each.path.endswith(":spending"))
+    same = derived_from(resolved.views[0], spending.digest)
+    assert view_from_data(json.loads(json.dumps(to_data(same)))) == same
+    with pytest.raises(ValueError, match="its code is not that of the model"):
+        view_from_data(to_data(derived_from(resolved.views[0], "0" * 64)))
