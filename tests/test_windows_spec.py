@@ -13,9 +13,9 @@ from feast.types import Float64, Int64
 
 from feature_repo import on_demand
 from feature_repo.store import definitions_digest
+from feature_repo.windows.event_sql import check_columns, stored_sql
 from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.limits import Limits
-from feature_repo.windows.offline import check_columns, stored_sql
 from feature_repo.windows.slabs import Request, Slabs
 from feature_repo.windows.spec import view_spec
 from feature_repo.windows.transform import transform

@@ -21,14 +21,14 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 
 from feature_repo.lake import quote
+from feature_repo.windows.event_sql import check_columns, column_sql, event_number_sql, refuse_nulls
 from feature_repo.windows.head import NOTHING_DROPPED
 from feature_repo.windows.history_writer import HistoryWriter
 from feature_repo.windows.keys import floor_key, loaded_key, retention_us, view_prefix
 from feature_repo.windows.live import await_recorders
-from feature_repo.windows.offline import check_columns, event_number_sql, refuse_nulls, stored_sql
 from feature_repo.windows.records import from_microseconds, to_microseconds
 from feature_repo.windows.sources import instant_sql, source_sql
-from feature_repo.windows.spec import StoredColumn, ViewSpec, is_windowed, view_spec
+from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 
 _BATCH_ROWS = 1_000_000
 
@@ -179,7 +179,7 @@ def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> 
     known = f"epoch_us({instant_sql(spec.created, types)})" if spec.created else time
     keys = ", ".join(f"CAST({quote(key)} AS VARCHAR) AS {quote(key)}" for key in spec.keys)
     present = "".join(f" AND {quote(key)} IS NOT NULL" for key in spec.keys)
-    stored = "".join(f", {_column_sql(spec, c, types)} AS __v{i}" for i, c in enumerate(spec.columns))
+    stored = "".join(f", {column_sql(spec, c, types)} AS __v{i}" for i, c in enumerate(spec.columns))
     counts = f"coalesce({spec.where}, FALSE)" if spec.where else "TRUE"
     # An event that no longer passes the filter still hides its older versions.
     void, where = (f", NOT {counts} AS __void", "") if spec.corrected else ("", f" AND {counts}")
@@ -187,11 +187,4 @@ def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> 
     return (
         f"SELECT {keys}, {time} AS __time, {known} AS __known, {identity} AS __id{void}{stored} FROM {source} "
         f"WHERE {known} < {end}{present}{where}"
-    )
-
-
-def _column_sql(spec: ViewSpec, column: StoredColumn, types: dict[str, str]) -> str:
-    condition = dict(spec.conditions).get(column.name)
-    return (
-        f"CAST(({condition}) AS BIGINT)" if condition else stored_sql(spec.view, column, types[column.name])
     )

@@ -1,6 +1,6 @@
 """What one source is read for: the SQL of its events between two instants, with everything that its views need of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from feature_repo.lake import quote
 from feature_repo.windows.cuts import between_sql, counted, histogram_sql
+from feature_repo.windows.event_sql import check_columns, column_sql, refuse_nulls
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.offline import check_columns, refuse_nulls, stored_sql
 from feature_repo.windows.sources import instant_sql
 from feature_repo.windows.spec import StoredColumn, ViewSpec
 
@@ -29,6 +29,14 @@ class KeyPart:
     size: int
 
 
+@dataclass(frozen=True, order=True)
+class Field:
+    """A stored column as one source is read for it; views may call different conditions by one name."""
+
+    column: StoredColumn
+    sql: str
+
+
 @dataclass(frozen=True)
 class Piece:
     """Events of one source in [lo, hi), in the order of the read.
@@ -37,7 +45,7 @@ class Piece:
         times, known: int64[n] microseconds UTC; known is None where the source has none.
         ids: the events' ids, as Arrow.
         keys: int32[n] for each key part, -1 where the value is not asked.
-        values: int64[n] for each stored column, ``NULL`` where null.
+        values: int64[n] for each field, ``NULL`` where null.
         passes: bool[n] for each filter.
     """
 
@@ -45,7 +53,7 @@ class Piece:
     known: Integers | None
     ids: pa.ChunkedArray
     keys: dict[KeyPart, NDArray[np.int32]]
-    values: dict[StoredColumn, Integers]
+    values: dict[Field, Integers]
     passes: dict[str, NDArray[np.bool_]]
 
     def __len__(self) -> int:
@@ -75,16 +83,12 @@ class EventScan:
             check_columns(spec, self._types)
         refuse_nulls(connection, specs[0], source)
         self.parts = tuple(dict.fromkeys(part for each in parts for part in each))
-        self.columns = tuple(sorted({column for spec in specs for column in spec.columns}))
-        self.filters = tuple(dict.fromkeys(spec.where for spec in specs if spec.where))
-        self._stored = {
-            column: _column_sql(spec.view, column, self._types[column.name])
-            for spec in specs
-            for column in spec.columns
-        }
-        self._wanted = tuple(
-            dict.fromkeys((tuple(each), spec.where) for each, spec in zip(parts, specs, strict=True))
-        )
+        self.fields = [fields_of(spec, self._types) for spec in specs]
+        self._fields = tuple(sorted({field for each in self.fields for field in each}))
+        self._filters = tuple(dict.fromkeys(spec.where for spec in specs if spec.where))
+        # An event that fails the filter hides its older versions, so it is read.
+        filters = ["" if spec.corrected else spec.where for spec in specs]
+        self._wanted = tuple(dict.fromkeys(zip(map(tuple, parts), filters, strict=True)))
 
     @property
     def _moment(self) -> str:
@@ -96,11 +100,13 @@ class EventScan:
         if self._spec.created:
             inner.append(f"epoch_us({instant_sql(self._spec.created, self._types)}) AS __known")
         inner += [f"{quote(part.column)} AS __k{i}" for i, part in enumerate(self.parts)]
-        inner += [f"{self._stored[column]} AS __v{i}" for i, column in enumerate(self.columns)]
-        inner += [f"coalesce(({where}), false) AS __w{i}" for i, where in enumerate(self.filters)]
+        inner += [f"{field.sql} AS __v{i}" for i, field in enumerate(self._fields)]
+        inner += [f"coalesce(({where}), false) AS __w{i}" for i, where in enumerate(self._filters)]
         outer = ["__time", "__id", *(["__known"] if self._spec.created else [])]
         outer += [f"coalesce(i{i}.id, -1) AS __k{i}" for i in range(len(self.parts))]
-        outer += [f"__v{i}" for i in range(len(self.columns))] + [f"__w{i}" for i in range(len(self.filters))]
+        outer += [f"__v{i}" for i in range(len(self._fields))] + [
+            f"__w{i}" for i in range(len(self._filters))
+        ]
         joins = "".join(
             f" LEFT JOIN {p.table} i{i} ON e.__k{i} = i{i}.value" for i, p in enumerate(self.parts)
         )
@@ -117,14 +123,14 @@ class EventScan:
             ValueError: a number is -2**63, which stands for null here.
         """
         table = self._connection.sql(self.sql(lo, hi)).to_arrow_table()
-        values = {c: self._numbers(c, table[f"__v{i}"]) for i, c in enumerate(self.columns)}
+        values = {field: self._numbers(field, table[f"__v{i}"]) for i, field in enumerate(self._fields)}
         return Piece(
             times=integers(table["__time"]),
             known=integers(table["__known"]) if self._spec.created else None,
             ids=table["__id"],
             keys={part: table[f"__k{i}"].to_numpy() for i, part in enumerate(self.parts)},
             values=values,
-            passes={where: table[f"__w{i}"].to_numpy() for i, where in enumerate(self.filters)},
+            passes={where: table[f"__w{i}"].to_numpy() for i, where in enumerate(self._filters)},
         )
 
     def span(self) -> tuple[int, int] | None:
@@ -145,12 +151,12 @@ class EventScan:
 
     def _wanted_sql(self, parts: Sequence[KeyPart], where: str) -> str:
         conditions = [f"i{self.parts.index(part)}.id IS NOT NULL" for part in parts]
-        conditions += [f"__w{self.filters.index(where)}"] if where else []
+        conditions += [f"__w{self._filters.index(where)}"] if where else []
         return " AND ".join(conditions)
 
-    def _numbers(self, column: StoredColumn, values: pa.ChunkedArray) -> Integers:
-        if column.kind == "number":
-            _refuse_the_null_number(self._spec.view, column, values)
+    def _numbers(self, field: Field, values: pa.ChunkedArray) -> Integers:
+        if field.column.kind == "number":
+            _refuse_the_null_number(self._spec.view, field.column, values)
         return integers(values)
 
 
@@ -170,12 +176,17 @@ def integers(column: pa.ChunkedArray) -> Integers:
     return np.ascontiguousarray(values if values.dtype == np.int64 else values.view(np.int64))
 
 
-def _column_sql(view: str, column: StoredColumn, duckdb_type: str) -> str:
+def fields_of(spec: ViewSpec, types: Mapping[str, str]) -> tuple[Field, ...]:
+    """What is read for each of the view's columns; raises as ``stored_sql``."""
+    return tuple(Field(column, _field_sql(spec, column, dict(types))) for column in spec.columns)
+
+
+def _field_sql(spec: ViewSpec, column: StoredColumn, types: dict[str, str]) -> str:
     """A stored column as 64 bits. Codes are only compared, within this retrieval: the faster hash does."""
-    if column.kind != "code":
-        return stored_sql(view, column, duckdb_type)
+    if column.kind != "code" or column.name not in types:
+        return column_sql(spec, column, types)
     name = quote(column.name)
-    text = name if duckdb_type in _HASHED else f"CAST({name} AS VARCHAR)"
+    text = name if types[column.name] in _HASHED else f"CAST({name} AS VARCHAR)"
     return f"CASE WHEN {name} IS NOT NULL THEN hash({text}) END"
 
 

@@ -5,13 +5,15 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from feature_repo.windows.evaluate import Asks, Events, evaluate
-from feature_repo.windows.event_scan import KeyPart, Piece
+from feature_repo.windows.event_scan import Field, KeyPart, Piece
+from feature_repo.windows.kernel import FOR_EVER
 from feature_repo.windows.sorting import key_starts, merge, order_by, surviving, tied
 from feature_repo.windows.spec import ViewSpec
 
@@ -25,13 +27,13 @@ class AskedRows:
     """Rows that ask, by instant.
 
     Attributes:
-        instants, known: int64[m] microseconds: when, and as of what knowledge.
+        instants: int64[m] microseconds. known: as of what knowledge; None if each knows up to its instant.
         rows: int64[m] the row of the result for each.
         keys: int32[m] for each key part, -1 where the row has no key.
     """
 
     instants: Integers
-    known: Integers
+    known: Integers | None
     rows: Integers
     keys: dict[KeyPart, NDArray[np.int32]]
 
@@ -41,65 +43,83 @@ class AskedRows:
     def part(self, start: int, end: int) -> "AskedRows":
         """A range of them."""
         keys = {part: ids[start:end] for part, ids in self.keys.items()}
-        return AskedRows(self.instants[start:end], self.known[start:end], self.rows[start:end], keys)
+        known = None if self.known is None else self.known[start:end]
+        return AskedRows(self.instants[start:end], known, self.rows[start:end], keys)
+
+
+@dataclass(frozen=True)
+class KeyedRows:
+    """Rows that ask, by key and instant; ``nowhere`` are the rows of the result that have no key."""
+
+    codes: Integers
+    instants: Integers
+    known: Integers
+    rows: Integers
+    nowhere: Integers
+
+    @classmethod
+    def of(cls, parts: Sequence[KeyPart], asks: AskedRows) -> Self:
+        """Sort rows by the key made of ``parts``."""
+        codes, present = _codes(parts, asks.keys)
+        position = _order(codes, present, _greatest(parts))
+        instants = asks.instants[position]
+        known = instants if asks.known is None else asks.known[position]
+        nowhere = asks.rows[:0] if present is None else asks.rows[~present]
+        return cls(codes[position], instants, known, asks.rows[position], nowhere)
 
 
 class Family:
     """The events that some views still count, by key and time, and those views' answers.
 
     Args:
-        parts: the key, part by part. columns: stored columns of any of the views.
+        parts: the key, part by part.
+        specs: views of one source with one filter. fields: what is read for each.
         workers: threads of ``pool``.
+
+    Raises:
+        OverflowError: there are more combinations of the key's values than 64 bits number.
     """
 
     def __init__(
-        self, parts: Sequence[KeyPart], specs: Sequence[ViewSpec], known: bool, pool: Executor, workers: int
-    ) -> None:
+        self, parts: Sequence[KeyPart], specs: Sequence[ViewSpec], fields: Sequence[Sequence[Field]], pool: Executor, workers: int
+    ) -> None:  # fmt: skip
         self.parts = tuple(parts)
         self.specs = tuple(specs)
         self.horizon_us = max(spec.horizon_us for spec in specs)
-        self._where = specs[0].where
-        self._columns = tuple(sorted({column for spec in specs for column in spec.columns}))
-        self._known = known
+        self._where, self._corrected = specs[0].where, specs[0].corrected
+        self._fields_of = dict(zip(specs, map(tuple, fields), strict=True))
+        self._values = tuple(sorted({field for each in fields for field in each}))
         self._pool, self._workers = pool, workers
-        self._greatest = prod(max(part.size, 1) for part in parts) - 1
+        self._greatest = _greatest(parts)
         if self._greatest >= 2**63:
             raise OverflowError(
                 f"{specs[0].view}: {len(parts)} key columns with {[part.size for part in parts]} values have more than 2**63 "
                 "combinations; ask for fewer keys at a time"
             )
         self._codes = np.empty(0, dtype=np.int64)
-        # Time first, then known time if the source has it, then the columns.
-        self._fields = np.empty((1 + known + len(self._columns), 0), dtype=np.int64)
+        # The event time, known time if the source has it, until when a version counts if there are versions, the values.
+        self._known = 1 if specs[0].created else 0
+        self._first_value = 1 + bool(specs[0].created) + self._corrected
+        self._fields = np.empty((self._first_value + len(self._values), 0), dtype=np.int64)
 
-    @property
-    def bytes_held(self) -> int:
-        """Memory of the events."""
-        return self._codes.nbytes + self._fields.nbytes
-
-    def answer(self, asks: AskedRows, spec: ViewSpec, out: Integers) -> None:
+    def answer(self, asks: KeyedRows, spec: ViewSpec, out: Integers) -> None:
         """Fill the rows of ``out`` int64[r, a] that ask."""
-        codes, present = _codes(self.parts, asks.keys)
-        if present is None:
-            position = order_by(codes, self._greatest)
-        else:
-            out[asks.rows[~present]] = _of_no_events(spec)
-            inside = np.flatnonzero(present)
-            position = inside[order_by(codes[inside], self._greatest)]
-        event_starts, ask_starts = key_starts(self._codes, codes[position])
+        out[asks.nowhere] = _of_no_events(spec)
+        event_starts, ask_starts = key_starts(self._codes, asks.codes)
         events = Events(
             timestamps=self._fields[0],
-            known=self._fields[1 if self._known else 0],
-            values=self._values(spec),
+            known=self._fields[self._known],
+            values=self._values_of(spec),
             starts=event_starts,
+            until=self._fields[self._first_value - 1] if self._corrected else None,
         )
-        wanted = Asks(asks.instants[position], asks.known[position], ask_starts, asks.rows[position])
+        wanted = Asks(asks.instants, asks.known, ask_starts, asks.rows)
         self._in_parallel(spec, events, wanted, out)
 
     def sorted(
         self, piece: Piece, order: Integers | None, floor: int, numbers: Numbers
     ) -> tuple[Integers, Integers]:
-        """The codes and fields of a piece's events by key and time, each event once; to be merged.
+        """The codes and fields of a piece's events by key and time, each event or version once; to be merged.
 
         Args:
             order: positions of the piece's events in order of time; None if they are in it already.
@@ -109,25 +129,25 @@ class Family:
         kept = piece.times >= floor
         if present is not None:
             kept &= present
-        if self._where:
+        if self._where and not self._corrected:
             kept &= piece.passes[self._where]
-        chosen: Integers | None = order
-        if not kept.all():
-            chosen = np.flatnonzero(kept) if order is None else order[kept[order]]
-        ordered = codes if chosen is None else codes[chosen]
-        by_key = order_by(ordered, self._greatest)
-        rows = by_key if chosen is None else chosen[by_key]
-        codes, times = codes[rows], piece.times[rows]
-        places = tied(codes, times)
+        rows = _order(codes, None if kept.all() else kept, self._greatest, order)
+        until = np.full(len(rows) if self._corrected else 0, FOR_EVER)
+        places = tied(codes[rows], piece.times[rows])
         if len(places):
-            rows = _settle(rows, places, codes, times, piece, numbers)
-            codes = _codes_of(codes, rows, self.parts, piece)
+            rows, until = self._settle(rows, places, codes, piece, numbers, until)
+        if self._where and self._corrected:
+            passes = piece.passes[self._where][rows]
+            rows, until = rows[passes], until[passes]
         fields = np.empty((len(self._fields), len(rows)), dtype=np.int64)
         sources = [piece.times, *([piece.known] if piece.known is not None else [])]
-        sources += [piece.values[column] for column in self._columns]
-        for field, source in zip(fields, sources, strict=True):
+        for field, source in zip(fields, sources, strict=False):
             np.take(source, rows, out=field)
-        return codes, fields
+        if self._corrected:
+            fields[self._first_value - 1] = until
+        for field, value in zip(fields[self._first_value :], self._values, strict=True):
+            np.take(piece.values[value], rows, out=field)
+        return codes[rows], fields
 
     def merge(self, codes: Integers, fields: Integers, floor: int) -> None:
         """Take events later than all before them, as ``sorted`` gives them, and let go of those before ``floor``."""
@@ -154,14 +174,50 @@ class Family:
         for job in jobs:
             job.result()
 
-    def _values(self, spec: ViewSpec) -> Integers:
+    def _values_of(self, spec: ViewSpec) -> Integers:
         """The view's columns of the family's, without a copy where they stand next to each other."""
-        places = [1 + self._known + self._columns.index(column) for column in spec.columns]
+        places = [self._first_value + self._values.index(field) for field in self._fields_of[spec]]
         if not places:
             return self._fields[:0]
         if places == list(range(places[0], places[0] + len(places))):
             return self._fields[places[0] : places[-1] + 1]
         return self._fields[places]
+
+    def _settle(
+        self,
+        rows: Integers,
+        places: Integers,
+        codes: Integers,
+        piece: Piece,
+        numbers: Numbers,
+        until: Integers,
+    ) -> tuple[Integers, Integers]:
+        """Put events of one key and instant in the order of their numbers, and those of one number in that of known time.
+
+        Of deliveries of one event the one known first stays; of versions each, until the next one is known.
+
+        Args:
+            rows: positions in the piece, by key and time. places: where in ``rows`` events are tied.
+        """
+        inside = rows[places]
+        number = numbers(piece.ids.take(pa.array(inside)))
+        known = piece.times[inside] if piece.known is None else piece.known[inside]
+        run = np.concatenate([[0], np.cumsum(_differs(codes[inside]) | _differs(piece.times[inside]))])
+        order = np.lexsort((known, number, run))
+        inside, number, run, known = inside[order], number[order], run[order], known[order]
+        again = ~(_differs(number) | _differs(run))
+        if self._corrected:
+            again &= ~_differs(known)
+        first = np.concatenate([[True], ~again])
+        rows, until, kept = rows.copy(), until.copy(), np.ones(len(rows), dtype=bool)
+        rows[places[first]] = inside[first]
+        kept[places[~first]] = False
+        if not self._corrected:
+            return rows[kept], until
+        number, run, known = number[first], run[first], known[first]
+        followed = ~(_differs(number) | _differs(run))
+        until[places[first][:-1][followed]] = known[1:][followed]
+        return rows[kept], until[kept]
 
     def _in_parallel(self, spec: ViewSpec, events: Events, asks: Asks, out: Integers) -> None:
         """Run the kernel on every core, each on ranges of keys with their share of the work."""
@@ -187,32 +243,29 @@ def _codes(
     return codes, None if present.all() else present
 
 
-def _codes_of(codes: Integers, rows: Integers, parts: Sequence[KeyPart], piece: Piece) -> Integers:
-    """The codes of rows after some of them were dropped."""
-    if len(rows) == len(codes):
-        return codes
-    return _codes(parts, {part: piece.keys[part][rows] for part in parts})[0]
+def _greatest(parts: Sequence[KeyPart]) -> int:
+    """The greatest number of a key."""
+    return prod(max(part.size, 1) for part in parts) - 1
 
 
-def _settle(
-    rows: Integers, places: Integers, codes: Integers, times: Integers, piece: Piece, numbers: Numbers
+def _order(
+    codes: Integers, kept: NDArray[np.bool_] | None, greatest: int, order: Integers | None = None
 ) -> Integers:
-    """Put events of one key and instant in the order of their numbers; of one number keep the one known first.
+    """Positions of the rows that are kept (None: all), by code, those of one code in the order given (None: as they are)."""
+    chosen = order
+    if kept is not None:
+        chosen = np.flatnonzero(kept) if order is None else order[kept[order]]
+    if chosen is None:
+        every: Integers = order_by(codes, greatest)
+        return every
+    some: Integers = chosen[order_by(codes[chosen], greatest)]
+    return some
 
-    Args:
-        rows: positions in the piece, by key and time. places: where in ``rows`` events are tied.
-    """
-    inside = rows[places]
-    number = numbers(piece.ids.take(pa.array(inside)))
-    same = (codes[places[1:]] == codes[places[:-1]]) & (times[places[1:]] == times[places[:-1]])
-    run = np.concatenate([[0], np.cumsum(~same)])
-    known = piece.times[inside] if piece.known is None else piece.known[inside]
-    order = np.lexsort((known, number, run))
-    settled = rows.copy()
-    settled[places] = inside[order]
-    number, run = number[order], run[order]
-    again = np.concatenate([[False], (number[1:] == number[:-1]) & (run[1:] == run[:-1])])
-    return np.delete(settled, places[again]) if again.any() else settled
+
+def _differs(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each value but the first differs from the one before it."""
+    differs: NDArray[np.bool_] = values[1:] != values[:-1]
+    return differs
 
 
 def _of_no_events(spec: ViewSpec) -> Integers:

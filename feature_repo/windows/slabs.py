@@ -20,9 +20,9 @@ from feature_repo.lake import quote
 from feature_repo.windows.columns import arrow_columns
 from feature_repo.windows.cuts import cuts
 from feature_repo.windows.event_scan import EventScan, KeyPart, Piece, column_types, integers
-from feature_repo.windows.family import AskedRows, Family
+from feature_repo.windows.event_sql import check_columns, event_number_sql
+from feature_repo.windows.family import AskedRows, Family, KeyedRows
 from feature_repo.windows.limits import Limits
-from feature_repo.windows.offline import check_columns, event_number_sql
 from feature_repo.windows.spec import ViewSpec
 
 Integers = NDArray[np.int64]
@@ -94,14 +94,16 @@ class Slabs:
     def _asked_rows(self, table: str) -> AskedRows:
         """The rows of a table with ``__instant``, ``__known`` (microseconds) and ``__row``, by instant."""
         found = self._connection.sql(self._keys.sql(table)).to_arrow_table()
-        instants = integers(found["__instant"])
-        known, rows = integers(found["__known"]), integers(found["__row"])
+        instants, rows = integers(found["__instant"]), integers(found["__row"])
+        given = integers(found["__known"])
+        known = None if np.array_equal(given, instants) else given
         keys = {part: found[f"__k{i}"].to_numpy() for i, part in enumerate(self._keys.parts)}
         if _ascending(instants):
             return AskedRows(instants, known, rows, keys)
         order = np.argsort(instants, kind="stable")
         keys = {part: ids[order] for part, ids in keys.items()}
-        return AskedRows(instants[order], known[order], rows[order], keys)
+        known = None if known is None else known[order]
+        return AskedRows(instants[order], known, rows[order], keys)
 
     def _fill(self, asks: AskedRows, outs: Sequence[Integers], progress: Progress) -> None:
         """Answer rows by instant, into int64[r, a] for each request."""
@@ -111,9 +113,16 @@ class Slabs:
         for start in range(0, len(asks), self._limits.rows):
             part = asks.part(start, min(start + self._limits.rows, len(asks)))
             self._advance(int(part.instants[0]), int(part.instants[-1]))
-            for request, family, out in zip(self.requests, self._of_request, outs, strict=True):
-                family.answer(part, request.spec, out)
+            self._answer(part, outs)
             progress(start + len(part), len(asks))
+
+    def _answer(self, asks: AskedRows, outs: Sequence[Integers]) -> None:
+        every = [family.parts for family in self._of_request]
+        keyed = {parts: self._pool.submit(KeyedRows.of, parts, asks) for parts in dict.fromkeys(every)}
+        for parts, sorting in keyed.items():
+            for request, family, out in zip(self.requests, self._of_request, outs, strict=True):
+                if family.parts == parts:
+                    family.answer(sorting.result(), request.spec, out)
 
     def _columns(self, request: Request, out: Integers) -> dict[str, pa.Array]:
         """A filled result as Arrow columns by name."""
@@ -135,21 +144,19 @@ class Slabs:
         of_request = {}
         made = []
         for members in feeds.values():
-            scan = EventScan(
-                self._connection,
-                [r.spec for r, _ in members],
-                members[0][0].source,
-                [parts for _, parts in members],
-            )
-            shared: dict[object, list[tuple[Request, tuple[KeyPart, ...]]]] = {}
-            for request, parts in members:
-                shared.setdefault((parts, request.spec.where), []).append((request, parts))
+            specs = [request.spec for request, _ in members]
+            scan = EventScan(self._connection, specs, members[0][0].source, [parts for _, parts in members])
+            shared: dict[object, list[int]] = {}
+            for i, (request, parts) in enumerate(members):
+                shared.setdefault((parts, request.spec.where, request.spec.corrected), []).append(i)
             families = []
             for sharing in shared.values():
-                specs = [request.spec for request, _ in sharing]
-                family = Family(sharing[0][1], specs, bool(specs[0].created), self._pool, self._workers)
+                fields = [scan.fields[i] for i in sharing]
+                family = Family(
+                    members[sharing[0]][1], [specs[i] for i in sharing], fields, self._pool, self._workers
+                )
                 families.append(family)
-                of_request.update({id(request): family for request, _ in sharing})
+                of_request.update({id(members[i][0]): family for i in sharing})
             made.append(_Feed(scan, families))
         self._of_request = [of_request[id(request)] for request in self.requests]
         return made
