@@ -1,4 +1,4 @@
-"""Rows of results, as the kernel writes them, turned into Arrow columns."""
+"""Rows of results, as the kernel writes them, turned into columns: Arrow's, and the reals that transforms read."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -11,6 +11,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from feature_repo.windows.kernel import NULL
+from feature_repo.windows.spec import ViewSpec
+from feature_repo.windows.transform import Reals
 
 Integers = NDArray[np.int64]
 _TILE = 64
@@ -56,6 +58,15 @@ def arrow_columns(rows: Integers, whole: NDArray[np.bool_], pool: Executor, part
         done.result()
     missing = np.sum(nulls, axis=0)
     return [_array(columns[a], valid[a], int(missing[a]), bool(whole[a])) for a in range(outputs)]
+
+
+def as_reals(spec: ViewSpec, results: Integers) -> dict[str, Reals]:
+    """A view's results as float64 columns by name, null as NaN."""
+    real = results.view(np.float64).copy()
+    whole = results[:, spec.whole]
+    real[:, spec.whole] = np.where(whole == NULL, np.nan, whole)
+    # One contiguous column each: numpy may take another path, with other bits, through memory with gaps.
+    return dict(zip((a.name for a in spec.aggregates), np.ascontiguousarray(real.T), strict=True))
 
 
 def _array(values: Integers, valid: NDArray[np.uint8], nulls: int, whole: bool) -> pa.Array:

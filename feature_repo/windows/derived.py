@@ -8,17 +8,19 @@ it; online when the event is recorded. Same engine, same question, so the same b
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 from feast import Entity, FeatureView
 from numpy.typing import NDArray
 
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.plain_data import to_data
-from feature_repo.windows.spec import Derived, view_spec
-from feature_repo.windows.transform import Transform
+from feature_repo.windows.spec import Derived, ViewSpec, view_spec
+from feature_repo.windows.transform import TIME, Reals, Transform
 
+Integers = NDArray[np.int64]
 # Beyond this a float64 is no whole number of its own any more.
 _LIMIT = 2.0**53
 
@@ -59,11 +61,40 @@ def as_tag(columns: Sequence[Derived]) -> str:
     return json.dumps([to_data(each) for each in sorted(columns, key=lambda each: each.name)])
 
 
-def stored(values: NDArray[np.float64], scale: int) -> NDArray[np.int64]:
+def used(spec: ViewSpec) -> tuple[list[tuple[str, str]], list[Derived]]:
+    """The conditions and derived columns that a view's aggregates, its filter, or one of these conditions read."""
+    read = {column.name for column in spec.columns} | set(spec.predicate.columns if spec.predicate else ())
+    conditions = [each for each in spec.conditions if each[0] in read]
+    for name, test in spec.tests:
+        read |= set(test.columns) if name in read else set()
+    return conditions, [column for column in spec.derived if column.name in read]
+
+
+def features(column: Derived, instants: Integers, read: Mapping[str, Reals]) -> Reals:
+    """A derived column of n events as features, before they are rounded to be stored.
+
+    Args:
+        instants: int64[n] event times, microseconds. read: what the column reads but for the time, float64[n] each.
+    """
+    seconds = np.floor_divide(instants, 1_000_000).astype(np.float64)
+    function = column.function
+    return function({TIME: seconds, **read})[column.output] if function else read[column.output]
+
+
+def decimals(values: Integers, scale: int) -> pa.Array:
+    """Stored values as DECIMAL(18, scale)."""
+    halves = np.stack([values, values >> 63], axis=1)
+    valid = np.packbits(values != NULL, bitorder="little")
+    kind = pa.decimal128(18, scale)
+    return pa.Array.from_buffers(kind, len(values), [pa.py_buffer(valid), pa.py_buffer(halves)])
+
+
+def stored(values: Reals, scale: int) -> Integers:
     """Features as the integers that are kept, in units of ``10**-scale``, half to even; null where not finite or too large.
 
     Too large is beyond 2**53 units, where a float no longer tells neighbours apart.
     """
-    scaled = np.rint(values * 10.0**scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.rint(values * 10.0**scale)
     fits = np.abs(scaled) < _LIMIT
     return np.where(fits, np.where(fits, scaled, 0.0).astype(np.int64), NULL)

@@ -11,13 +11,12 @@ import numpy as np
 from feast import FeatureStore
 from numpy.typing import NDArray
 
+from feature_repo.windows.columns import as_reals
 from feature_repo.windows.evaluate import Integers
-from feature_repo.windows.kernel import NULL
 from feature_repo.windows.live import incomplete
 from feature_repo.windows.reading import StateReader as StateReader
 from feature_repo.windows.reading import StateView as StateView
 from feature_repo.windows.resolve import Resolved, resolve_service
-from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.transform import TIME, Reals, Transform
 
 INSTANT, KNOWN_AS_OF = "event_timestamp_us", "known_as_of_us"
@@ -38,15 +37,6 @@ class Answer:
     values: NDArray[np.float64]
     known_as_of_us: Integers
     state_seen: dict[str, Integers]
-
-
-def as_reals(spec: ViewSpec, results: Integers) -> dict[str, Reals]:
-    """A view's results as float64 columns by name, null as NaN."""
-    real = results.view(np.float64).copy()
-    whole = results[:, spec.whole]
-    real[:, spec.whole] = np.where(whole == NULL, np.nan, whole)
-    # One contiguous column each: numpy may take another path, with other bits, through memory with gaps.
-    return dict(zip((a.name for a in spec.aggregates), np.ascontiguousarray(real.T), strict=True))
 
 
 class OnlinePlan:

@@ -2,6 +2,10 @@
 
 An event goes to the state of every view of its source whose filter it passes, all in one atomic script, under one known
 time. Recording the same event again changes nothing that can be read: states count an event once.
+
+Views that aggregate derived columns need what other states hold when the event happens. One event reads that first. Of many
+events those that are computed come after those that they are computed from, in further scripts under the same known times:
+what an event may see is a matter of its times, so it sees the events that it is recorded with as it sees all others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,9 +14,11 @@ from typing import Any
 from feast import FeatureStore
 
 from feature_repo.windows.compaction import Compactor, typical_width
+from feature_repo.windows.event_values import Computed, EventValues, Values
 from feature_repo.windows.head import SIZES, Sizes
 from feature_repo.windows.keys import expiry_s, retention_us, state_key, view_prefix
-from feature_repo.windows.records import Packer, to_microseconds
+from feature_repo.windows.records import Packer, from_microseconds, to_microseconds
+from feature_repo.windows.resolve import with_bases
 from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.wire import bulk
@@ -30,41 +36,81 @@ class _Target:
         room = sizes.room(typical_width(spec))
         constants = (retention_us(spec), expiry_s(spec), room, sizes.quiet, sizes.late)
         self.constants, self.count = b"".join(map(bulk, constants)), 2 + len(constants)
+        self.computed = Computed(spec)
 
 
-class _Source:
-    """The views of one source, those that name an event's id and time alike together."""
+class _Stage:
+    """Views of one source that are written together, those that name an event's id and time, and compute columns, alike."""
 
-    def __init__(self, targets: Sequence[_Target]) -> None:
-        self._created, self._timestamp = targets[0].spec.created, targets[0].spec.timestamp
-        alike: dict[tuple[str, str], list[_Target]] = {}
+    def __init__(self, client: Any, project: str, targets: Sequence[_Target]) -> None:
+        specs = [target.spec for target in targets]
+        self._created, self._timestamp = specs[0].created, specs[0].timestamp
+        self.values = EventValues(client, project, specs)
+        alike: dict[object, list[_Target]] = {}
         for target in targets:
-            alike.setdefault((target.spec.event_id, target.spec.timestamp), []).append(target)
-        self._groups = [(Packer([target.spec for target in group]), group) for group in alike.values()]
+            spec = target.spec
+            alike.setdefault((spec.event_id, spec.timestamp, target.computed.meaning), []).append(target)
+        self._groups = [
+            (Packer([target.spec for target in group]), group[0].computed, group) for group in alike.values()
+        ]
 
     def _known(self, event: Mapping[str, Any]) -> int | None:
         """When the event became known, microseconds; None: now. Without known times events are known as they happen."""
         created = event.get(self._created) if self._created else event[self._timestamp]
         return None if created is None else to_microseconds(created)
 
-    def call(self, event: Mapping[str, Any]) -> tuple[bytes, list[tuple[_Target, bytes]]]:
+    def call(self, given: Mapping[str, Any], values: Values) -> tuple[bytes, list[tuple[_Target, bytes]]]:
         """The packed call of ``record.lua``, and the states that it writes."""
-        known = self._known(event)
+        known = self._known(given)
         states: list[tuple[_Target, bytes]] = []
         arguments, count = [bulk("" if known is None else known)], 1
-        for packer, targets in self._groups:
+        for packer, computed, targets in self._groups:
+            event = computed.complete(given, values)
             time = packer.time(event)
             packed, stamp = packer.pack(event, time, known), bulk(time)
             for i, target in enumerate(targets):
                 spec = target.spec
-                values = [event[key] for key in spec.keys]
+                entity = [event[key] for key in spec.keys]
                 passes = spec.predicate is None or spec.predicate(event)
-                if None in values or not (passes or spec.corrected):
+                if None in entity or not (passes or spec.corrected):
                     continue
-                states.append((target, state_key(target.prefix, values)))
+                states.append((target, state_key(target.prefix, entity)))
                 arguments += [stamp, bulk(packed.record(i, void=not passes)), target.constants]
                 count += target.count
         return script("record").call([key for _, key in states], arguments, count), states
+
+    def known(self, event: Mapping[str, Any], known: int) -> Mapping[str, Any]:
+        """The event with the known time that it was given."""
+        return {**event, self._created: from_microseconds(known)} if self._created else event
+
+
+class _Source:
+    """The views of one source: as one stage for a single event, and as stages in the order in which they are computed."""
+
+    def __init__(self, client: Any, project: str, targets: Sequence[_Target]) -> None:
+        depths: dict[int, list[_Target]] = {}
+        for target in targets:
+            depths.setdefault(_depth(target.spec), []).append(target)
+        self._whole = _Stage(client, project, targets)
+        self._stages = [_Stage(client, project, depths[depth]) for depth in sorted(depths)]
+
+    def stages(self, events: Sequence[Mapping[str, Any]]) -> list[_Stage]:
+        """What to write one after the other.
+
+        Raises:
+            KeyError, TypeError, ValueError: an event that one of the stages could not write.
+        """
+        if len(events) == 1 or len(self._stages) == 1:
+            return [self._whole]
+        for event in events:
+            self._whole.call(event, self._whole.values.nulls)
+        return self._stages
+
+
+def _depth(spec: ViewSpec) -> int:
+    """How many views stand one behind the other from which the view's events are computed."""
+    bases = [base for column in Computed(spec).own for base in column.views]
+    return 1 + max(map(_depth, bases)) if bases else 0
 
 
 def windowed_specs(store: FeatureStore) -> list[ViewSpec]:
@@ -105,9 +151,9 @@ class EventRecorder:
             sizes: how large the parts of a state grow.
         """
         targets: dict[str, list[_Target]] = {}
-        for spec in specs:
+        for spec in with_bases(specs):
             targets.setdefault(spec.source, []).append(_Target(client, project, spec, sizes))
-        return cls(client, {source: _Source(own) for source, own in targets.items()})
+        return cls(client, {source: _Source(client, project, own) for source, own in targets.items()})
 
     def record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
         """Record events of one source, a thousand in a round trip.
@@ -123,11 +169,23 @@ class EventRecorder:
 
         Raises:
             KeyError: no view reads the source, or an event lacks a column. TypeError, ValueError: a value that windows
-                cannot hold exactly. Nothing is written then. redis.RedisError: as in ``Script.send``.
+                cannot hold exactly. Nothing is written then. LookupError: of an event that lies so far back that what its
+                derived columns are computed from is kept no more. redis.RedisError: as in ``Script.send``.
         """
         if source not in self._sources:
             raise KeyError(f"source {source!r}: no windowed view reads it; there are {sorted(self._sources)}")
-        calls = [self._sources[source].call(event) for event in events]
+        first, *others = self._sources[source].stages(events)
+        known = self._write(first, events)
+        if others:
+            events = [first.known(event, time) for event, time in zip(events, known, strict=True)]
+        for stage in others:
+            self._write(stage, events)
+        return known
+
+    def _write(self, stage: _Stage, events: Sequence[Mapping[str, Any]]) -> list[int]:
+        calls = [
+            stage.call(event, values) for event, values in zip(events, stage.values.read(events), strict=True)
+        ]
         known: list[int] = []
         large: dict[_Target, dict[bytes, None]] = {}
         for first in range(0, len(calls), _ROUND_TRIP):

@@ -1,7 +1,7 @@
 """Point-in-time retrieval: what is asked, the rows that ask, and the columns that views and transforms add to them."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,15 +9,17 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from feast import FeatureView, RepoConfig
+from feast import FeatureView, FileSource, RepoConfig
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from numpy.typing import NDArray
 
+from feature_repo.windows.event_columns import EventColumns, Wanted, computes, counted_sql, sources_of
+from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.limits import limits_of
 from feature_repo.windows.plain import DUMMY_KEY, point_in_time_join
 from feature_repo.windows.slabs import Progress, Request, Slabs
-from feature_repo.windows.sources import source_sql
+from feature_repo.windows.sources import instant_sql, source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.transform import Transform, declared_transform
 
@@ -59,6 +61,7 @@ class Question:
         feature_refs: ``view:feature``, as asked.
         full_names: whether features are named ``view__feature``.
         filter_by_created: hide plain views' rows created after the row that asks.
+        sources: what derived event columns are computed from, see ``sources_of``.
     """
 
     config: RepoConfig
@@ -68,6 +71,7 @@ class Question:
     feature_refs: Sequence[str]
     full_names: bool = False
     filter_by_created: bool = False
+    sources: Mapping[str, FileSource] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -89,9 +93,10 @@ class Question:
             if is_windowed(view):
                 spec = view_spec(view, [e for e in entities if e.name in view.entities]).only(set(features))
             views.append(AskedView(view, features, spec))
+        sources = sources_of(registry, project, [asked.spec for asked in views if asked.spec])
         return cls(
             config, views, [(view, t) for view, t in declared if t is not None],
-            [view for view, t in declared if t is None], feature_refs, full_names, filter_by_created,
+            [view for view, t in declared if t is None], feature_refs, full_names, filter_by_created, sources,
         )  # fmt: skip
 
 
@@ -138,6 +143,7 @@ class Retrieval:
         self._connection = connection
         self._asked = asked
         self._slabs: Slabs | None = None
+        self._event_columns = EventColumns(connection, question.config, question.sources)
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +153,7 @@ class Retrieval:
     ) -> None:
         if self._slabs:
             self._slabs.__exit__(kind, error, trace)
+        self._event_columns.__exit__(kind, error, trace)
 
     def answer(self, rows: EntityRows, progress: Progress = lambda done, total: None) -> pa.Table:
         """The rows as given, with UTC instants, and the features' columns after them.
@@ -180,15 +187,39 @@ class Retrieval:
         self, rows: EntityRows, join_keys: Sequence[dict[str, str]], progress: Progress
     ) -> list[dict[str, pa.Array]]:
         if self._slabs is None:
-            root = self._question.config.repo_path
-            requests = [
-                Request(asked.spec, source_sql(asked.view.batch_source, root), keys)
-                for asked, keys in zip(self._question.views, join_keys, strict=True)
-                if asked.spec
-            ]
+            requests = self._requests(rows, join_keys)
             limits = limits_of(self._question.config, [request.spec for request in requests])
             self._slabs = Slabs(self._connection, requests, self._asked or "asks", limits)
         return self._slabs.answer("asks", len(rows.instants), progress)
+
+    def _requests(self, rows: EntityRows, join_keys: Sequence[dict[str, str]]) -> list[Request]:
+        root = self._question.config.repo_path
+        requests = [
+            Request(asked.spec, source_sql(asked.view.batch_source, root), keys)
+            for asked, keys in zip(self._question.views, join_keys, strict=True)
+            if asked.spec
+        ]
+        if not any(computes(request.spec) for request in requests):
+            return requests
+        first, last = self._span(rows)
+        wanted = []
+        for request in requests:
+            condition, types = "", column_types(self._connection, request.source)
+            if request.spec.derived:
+                asked = self._asked or "asks"
+                condition = counted_sql(request.spec, types, first, last, asked, request.join_keys)
+            wanted.append(Wanted(request.spec, request.source, condition))
+        tables = self._event_columns.tables(wanted)
+        return [replace(request, source=table) for request, table in zip(requests, tables, strict=True)]
+
+    def _span(self, rows: EntityRows) -> tuple[int, int]:
+        """The first and the last instant of all rows that will ask, microseconds; 0 of none."""
+        if self._asked is None:
+            return (int(rows.instants.min()), int(rows.instants.max())) if len(rows.instants) else (0, 0)
+        moment = instant_sql(rows.time_column, column_types(self._connection, self._asked))
+        query = f"SELECT epoch_us(min({moment})), epoch_us(max({moment})) FROM {self._asked}"
+        ((first, last),) = self._connection.execute(query).fetchall()
+        return int(first), int(last)
 
     def _plain(
         self, rows: EntityRows, asked: AskedView, join_keys: dict[str, str]
