@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from feature_repo.windows import nodes as tree
-from feature_repo.windows.evaluate import Integers
+from feature_repo.windows.evaluate import Events, Integers
 from feature_repo.windows.functions import COUNT_DISTINCT
 from feature_repo.windows.head import HEAD_BYTES, NOTHING_SEALED, SIZES, Head, Sizes
 from feature_repo.windows.kernel import NULL
@@ -74,17 +74,19 @@ class _Change:
 
     def chunks(self, decoded: Decoded, cuts: Sequence[int]) -> list[Nodes]:
         """Seal events from each cut to the next."""
-        events, found = decoded.events, []
-        for begin, end in pairwise(cuts):
-            name, places = next(self._names), slice(begin, end)
-            content, _ = pack_records(
-                self.spec, events.timestamps[places], events.known[places], decoded.numbers[places],
-                np.ascontiguousarray(events.values[:, places]),
-            )  # fmt: skip
-            self.added[name] = content.tobytes()
-            found.append(tree.of_events(self.spec, decoded, places, name))
-            self.sealed_events.append((events.timestamps[places], events.values[:, places]))
-        return found
+        if len(cuts) < 2:
+            return []
+        events = decoded.events
+        names = [next(self._names) for _ in cuts[1:]]
+        whole = slice(cuts[0], cuts[-1])
+        values = np.ascontiguousarray(events.values[:, whole])
+        times, known = events.timestamps[whole], events.known[whole]
+        content, places = pack_records(self.spec, times, known, decoded.numbers[whole], values)
+        starts = np.array(cuts, dtype=np.int64) - cuts[0]
+        data, ends = content.tobytes(), places[starts].tolist()
+        self.added |= {name: data[a:b] for name, (a, b) in zip(names, pairwise(ends), strict=True)}
+        self.sealed_events.append((times, values))
+        return [tree.of_events(self.spec, Events(times, known, values, starts[[0, -1]]), starts, names)]
 
     def grouped(self, nodes: Nodes) -> Nodes:
         """Put long runs of nodes of one level under nodes above them."""
@@ -282,12 +284,12 @@ class Compactor:
 
 def _newest_of_each(sealed: Sequence[tuple[Integers, Integers]], column: int) -> Mapping[int, int]:
     """The last event time of each value of a column, nulls left out."""
-    found: dict[int, int] = {}
-    for times, values in sealed:
-        for time, value in zip(times.tolist(), values[column].tolist(), strict=True):
-            if value != NULL:
-                found[value] = max(found.get(value, time), time)
-    return found
+    times = np.concatenate([times for times, _ in sealed]) if sealed else np.empty(0, dtype=np.int64)
+    every = np.concatenate([values[column] for _, values in sealed]) if sealed else times
+    there = every != NULL
+    order = np.argsort(times[there], kind="stable")
+    # Of one value the last in order of time is what a dict keeps.
+    return dict(zip(every[there][order].tolist(), times[there][order].tolist(), strict=True))
 
 
 def expanded(spec: ViewSpec, nodes: Nodes, parts: Parts) -> Nodes:

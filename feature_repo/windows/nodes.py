@@ -8,22 +8,23 @@ last, known time of the one known last; then for each column of numbers what ``k
 percentiles, the histograms follow, each node's with its length.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from feature_repo.windows.evaluate import Integers
-from feature_repo.windows.kernel import NULL, Blocks, bucket_of
-from feature_repo.windows.records import Decoded
+from feature_repo.windows.blocks import summarize
+from feature_repo.windows.evaluate import Events, Integers
+from feature_repo.windows.kernel import NULL, Blocks
 from feature_repo.windows.spec import ViewSpec
 
 PART, LEVEL, COUNT, FIRST, LAST, KNOWN = range(6)
 _FIXED = 6
 _NUMBERS, _SUM, _HIGH, _LOW, _LEAST, _GREATEST, _FIRST_VALUE, _LAST_VALUE = range(8)
 _EACH = 8
-_WORD = 2**64
+_HALF, _HALF_BITS = np.uint64(0xFFFFFFFF), np.uint64(32)
+_MOST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def columns_of(spec: ViewSpec) -> list[int]:
 
 def has_percentiles(spec: ViewSpec) -> bool:
     """Whether its nodes need histograms."""
-    return any(a.function[0] == "p" and a.function[1:].isdigit() for a in spec.aggregates)
+    return bool(spec.ranked)
 
 
 def no_nodes(spec: ViewSpec) -> Nodes:
@@ -91,16 +92,10 @@ def join(spec: ViewSpec, several: Sequence[Nodes]) -> Nodes:
     return Nodes(words, tuple(h for nodes in several for h in nodes.histograms))
 
 
-def _signed(value: int) -> int:
-    value %= _WORD
-    return value - _WORD if value >= _WORD // 2 else value
-
-
-def _pack_histograms(columns: Sequence[Counter[int]]) -> bytes:
-    pairs = [sorted(column.items()) for column in columns]
-    return b"".join(
-        np.array([len(p), *(x for pair in p for x in pair)], dtype="<i4").tobytes() for p in pairs
-    )
+def _pack_histograms(columns: Sequence[Integers]) -> bytes:
+    """Of each column int64[n, 2], bucket and count, as one text of int32."""
+    parts = [np.concatenate([[len(pairs)], pairs.ravel()]) for pairs in columns]
+    return np.concatenate(parts).astype("<i4").tobytes() if parts else b""
 
 
 def _unpack_histograms(data: bytes) -> list[Integers]:
@@ -113,61 +108,91 @@ def _unpack_histograms(data: bytes) -> list[Integers]:
     return found
 
 
-def of_events(spec: ViewSpec, decoded: Decoded, places: slice, part: int) -> Nodes:
-    """The node of a chunk of events, which are in order of time, none of them void."""
-    events = decoded.events
-    times = events.timestamps[places]
-    row = [part, 0, len(times), int(times[0]), int(times[-1]), int(events.known[places].max())]
-    histograms = []
-    for c in columns_of(spec):
-        values = events.values[c, places]
-        values = values[values != NULL]
-        if not len(values):
-            row += [0, 0, 0, 0, int(NULL), int(NULL), int(NULL), int(NULL)]
-        else:
-            squares = sum(value * value for value in values.tolist())
-            row += [
-                len(values), int(values.sum()), _signed(squares >> 64), _signed(squares), int(values.min()), int(values.max()),
-                int(values[0]), int(values[-1]),
-            ]  # fmt: skip
-        histograms.append(
-            Counter(int(bucket_of(value)) for value in values) if has_percentiles(spec) else Counter()
-        )
-    packed = (_pack_histograms(histograms),) if has_percentiles(spec) else ()
-    return Nodes(np.array([row], dtype=np.int64), packed)
+def of_events(spec: ViewSpec, events: Events, starts: Integers, parts: Sequence[int]) -> Nodes:
+    """The nodes of runs of events.
+
+    Args:
+        events: of one key, in order of time. starts: int64[b + 1], rows ``starts[j]:starts[j + 1]`` are node j's.
+        parts: names of their contents.
+    """
+    blocks = summarize(spec, events, starts)
+    firsts = starts[:-1]
+    words = np.empty((len(firsts), no_nodes(spec).words.shape[1]), dtype=np.int64)
+    words[:, PART], words[:, LEVEL], words[:, COUNT] = parts, 0, blocks.count
+    words[:, FIRST], words[:, LAST] = events.timestamps[firsts], blocks.last_time
+    words[:, KNOWN] = np.maximum.reduceat(events.known[: starts[-1]], firsts)
+    held = columns_of(spec)
+    columns = (
+        blocks.numbers, blocks.sums, blocks.high.view(np.int64), blocks.low.view(np.int64), blocks.least, blocks.greatest,
+        blocks.first, blocks.last,
+    )  # fmt: skip
+    for i, column in enumerate(held):
+        for j, each in enumerate(columns):
+            words[:, _FIXED + _EACH * i + j] = each[column]
+    if not has_percentiles(spec):
+        return Nodes(words)
+    pairs = np.stack([blocks.histogram_buckets, blocks.histogram_counts], axis=1)
+    ends, b = blocks.histogram_starts, len(firsts)
+    return Nodes(
+        words,
+        tuple(
+            _pack_histograms([pairs[ends[column * b + j] : ends[column * b + j + 1]] for column in held])
+            for j in range(b)
+        ),
+    )
+
+
+def merged(spec: ViewSpec, below: Nodes, starts: Integers) -> Nodes:
+    """Runs of nodes as one each: ``starts`` as for events. Parts and levels are those of the first of each."""
+    firsts, words = starts[:-1], below.words[: starts[-1]]
+    out = words[firsts].copy()
+    out[:, COUNT] = np.add.reduceat(words[:, COUNT], firsts)
+    out[:, LAST] = words[starts[1:] - 1, LAST]
+    out[:, KNOWN] = np.maximum.reduceat(words[:, KNOWN], firsts)
+    places = np.arange(len(words))
+    for c in range(len(columns_of(spec))):
+        own, to = words[:, _FIXED + _EACH * c :], out[:, _FIXED + _EACH * c :]
+        filled = own[:, _NUMBERS] > 0
+        to[:, _NUMBERS] = np.add.reduceat(own[:, _NUMBERS], firsts)
+        to[:, _SUM] = np.add.reduceat(own[:, _SUM], firsts)
+        low = own[:, _LOW].view(np.uint64)
+        bottom = np.add.reduceat(low & _HALF, firsts)
+        middle = np.add.reduceat(low >> _HALF_BITS, firsts) + (bottom >> _HALF_BITS)
+        to[:, _LOW] = ((middle << _HALF_BITS) | (bottom & _HALF)).view(np.int64)
+        carry = (middle >> _HALF_BITS).view(np.int64)
+        to[:, _HIGH] = np.add.reduceat(own[:, _HIGH], firsts) + carry
+        # Null is the least integer: it loses against every greatest, and must not win against a least.
+        least = np.minimum.reduceat(np.where(filled, own[:, _LEAST], _MOST), firsts)
+        some = to[:, _NUMBERS] > 0
+        to[:, _LEAST] = np.where(some, least, NULL)
+        to[:, _GREATEST] = np.maximum.reduceat(own[:, _GREATEST], firsts)
+        first = np.minimum.reduceat(np.where(filled, places, len(words) - 1), firsts)
+        last = np.maximum.reduceat(np.where(filled, places, 0), firsts)
+        to[:, _FIRST_VALUE] = np.where(some, own[first, _FIRST_VALUE], NULL)
+        to[:, _LAST_VALUE] = np.where(some, own[last, _LAST_VALUE], NULL)
+    runs = pairwise(starts.tolist())
+    return Nodes(out, tuple(_summed(below.histograms[a:b]) for a, b in runs) if below.histograms else ())
+
+
+def _summed(histograms: Sequence[bytes]) -> bytes:
+    if len(histograms) == 1:
+        return histograms[0]
+    several = [_unpack_histograms(histogram) for histogram in histograms]
+    found = []
+    for columns in zip(*several, strict=True):
+        pairs = np.concatenate(columns)
+        buckets, inverse = np.unique(pairs[:, 0], return_inverse=True)
+        counts = np.bincount(inverse, weights=pairs[:, 1], minlength=len(buckets)).astype(np.int64)
+        found.append(np.stack([buckets, counts], axis=1))
+    return _pack_histograms(found)
 
 
 def above(spec: ViewSpec, below: Nodes, part: int) -> Nodes:
     """The node whose content they are."""
-    words = below.words
-    row = [
-        part, int(words[0, LEVEL]) + 1, int(words[:, COUNT].sum()), int(words[0, FIRST]), int(words[-1, LAST]),
-        int(words[:, KNOWN].max()),
-    ]  # fmt: skip
-    for c in range(len(columns_of(spec))):
-        own = words[:, _FIXED + _EACH * c : _FIXED + _EACH * (c + 1)]
-        filled = own[own[:, _NUMBERS] > 0]
-        squares = sum(h % _WORD * _WORD + low % _WORD for h, low in filled[:, [_HIGH, _LOW]].tolist())
-        row += [
-            int(own[:, _NUMBERS].sum()),
-            int(own[:, _SUM].sum()),
-            _signed(squares >> 64),
-            _signed(squares),
-        ]
-        if len(filled):
-            row += [int(filled[:, _LEAST].min()), int(filled[:, _GREATEST].max())]
-            row += [int(filled[0, _FIRST_VALUE]), int(filled[-1, _LAST_VALUE])]
-        else:
-            row += [int(NULL)] * 4
-    packed: tuple[bytes, ...] = ()
-    if has_percentiles(spec):
-        totals: list[Counter[int]] = [Counter() for _ in columns_of(spec)]
-        for histogram in below.histograms:
-            for total, pairs in zip(totals, _unpack_histograms(histogram), strict=True):
-                for bucket, count in pairs.tolist():
-                    total[bucket] += count
-        packed = (_pack_histograms(totals),)
-    return Nodes(np.array([row], dtype=np.int64), packed)
+    node = merged(spec, below, np.array([0, len(below)]))
+    node.words[0, PART] = part
+    node.words[0, LEVEL] += 1
+    return node
 
 
 def as_blocks(spec: ViewSpec, nodes: Nodes, index: Integers) -> Blocks:
@@ -202,4 +227,25 @@ def as_blocks(spec: ViewSpec, nodes: Nodes, index: Integers) -> Blocks:
         histogram_starts=starts,
         histogram_buckets=np.ascontiguousarray(flat[:, 0]),
         histogram_counts=np.ascontiguousarray(flat[:, 1]),
+    )
+
+
+def of_columns(blocks: Blocks, columns: Sequence[int]) -> Blocks:
+    """Blocks of some of the columns."""
+    b = len(blocks.count)
+    starts = blocks.histogram_starts
+    sizes = np.diff(starts).reshape(-1, b)[columns] if b else np.zeros((len(columns), 0), dtype=np.int64)
+    rows = [np.arange(starts[c * b], starts[(c + 1) * b]) for c in columns]
+    places = np.concatenate([np.empty(0, dtype=np.int64), *rows])
+    each = {
+        name: getattr(blocks, name)[columns]
+        for name in ("numbers", "sums", "high", "low", "least", "greatest")
+    }
+    return blocks._replace(
+        **each,
+        first=blocks.first[columns],
+        last=blocks.last[columns],
+        histogram_starts=np.concatenate([[0], np.cumsum(sizes.ravel())]).astype(np.int64),
+        histogram_buckets=blocks.histogram_buckets[places],
+        histogram_counts=blocks.histogram_counts[places],
     )

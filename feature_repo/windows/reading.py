@@ -8,7 +8,7 @@ import numpy as np
 
 from feature_repo.windows.evaluate import Asks, Integers, evaluate
 from feature_repo.windows.head import HEAD_BYTES, NOTHING_DROPPED, Head
-from feature_repo.windows.hot import CompactedError, Question, hot_windows
+from feature_repo.windows.hot import CompactedError, HotView, Question
 from feature_repo.windows.keys import floor_key, state_key, view_prefix
 from feature_repo.windows.records import Decoder
 from feature_repo.windows.spec import ViewSpec
@@ -38,6 +38,7 @@ class StateReader:
         self._prefixes = [view_prefix(view.project, view.spec) for view in views]
         self._floors = b"".join(bulk(floor_key(view.project, view.spec)) for view in views)
         self._decoder = Decoder([view.spec for view in views])
+        self._hot_views = [HotView(view.spec) for view in views]
 
     def read(
         self, rows: Sequence[Mapping[str, Any]], instants: Integers | None, known_as_of: Integers | None
@@ -117,7 +118,7 @@ class StateReader:
         for _ in range(_TRIES):
             refuse_dropped(spec, Head.of(state).dropped, question.instant)
             try:
-                return hot_windows(self._client, spec, key, state, question)
+                return self._hot_views[view].windows(self._client, key, state, question)
             except CompactedError:
                 (again,) = checked(exchange(self._client, [command("GET", key)]))
                 state = again or b""
