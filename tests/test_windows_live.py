@@ -204,6 +204,27 @@ def test_a_take_up_that_fails_half_way_is_made_up_for(small, monkeypatch):
     assert all(named(new) in follows for follows in live.follows.values())
 
 
+@pytest.mark.parametrize("served", [True, False])
+def test_a_deleted_view_leaves_nothing_but_what_a_model_reads(small, served):
+    store, _, path = small
+    old = windowed_specs(store)[0]
+    write_events(path, [event(1, 1)])
+    store.materialize(at(-1), at(2))
+    recorder = LiveRecorder.open(store)
+    recorder.follow([old] if served else [])
+    view = store.get_stream_feature_view("view")
+    store.apply([], objects_to_delete=[view], partial=False)
+    recorder.follow([old] if served else [])
+    client = online_client(store)
+    if served:
+        recorder.record("events", [event(2, 2)])
+        assert incomplete(client, store.project, [old]) == []
+        assert answers(store, old, 5)["all_events_count_10s"] == 2
+    else:
+        assert recorder.specs == ()
+        assert client.keys("window:small:view:*") == []
+
+
 def test_an_empty_registry_is_refused(home):
     with pytest.raises(ValueError, match="run feast apply"):
         LiveRecorder.open(project(home))

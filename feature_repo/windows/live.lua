@@ -1,6 +1,7 @@
 -- Renew leases of definitions, say which this recorder follows, and let go of what nobody has renewed.
 -- KEYS[1]: the hash. ARGV: lease in us, whether to let go ('1'), recorder ('' for a reader), its lease in us, what it follows,
--- number of sources, then (source, newest known time recorded there) each, then (name, source, definition) for each claim.
+-- number of sources, then (source, newest known time recorded there) each, then for each claim (name, source, definition,
+-- '1' if a model reads it).
 -- Returns the hash, flat.
 local hash = KEYS[1]
 local lease, let_go, recorder, breath, follows, sources = unpack(ARGV, 1, 6)
@@ -18,8 +19,8 @@ for _ = 1, tonumber(sources) do
   at = at + 2
 end
 local ends = string.format('%.0f', now + lease)
-for i = at, #ARGV, 3 do
-  local name, source, definition = unpack(ARGV, i, i + 2)
+for i = at, #ARGV, 4 do
+  local name, source, definition, read = unpack(ARGV, i, i + 3)
   if redis.call('HSETNX', hash, 'spec:' .. name, definition) == 1 then
     -- Whatever was recorded before now was recorded without it.
     local known = redis.call('HGET', hash, 'known:' .. source)
@@ -28,6 +29,9 @@ for i = at, #ARGV, 3 do
     end
   end
   redis.call('HSET', hash, 'until:' .. name, ends)
+  if read == '1' then
+    redis.call('HSET', hash, 'read:' .. name, ends)
+  end
 end
 if recorder ~= '' then
   local until_then = string.format('%.0f', now + breath)
@@ -38,7 +42,7 @@ for i = 1, #all, 2 do
   local field, value = all[i], all[i + 1]
   if string.sub(field, 1, 6) == 'until:' and let_go == '1' and tonumber(value) < now then
     local name = string.sub(field, 7)
-    redis.call('HDEL', hash, field, 'spec:' .. name, 'missed:' .. name)
+    redis.call('HDEL', hash, field, 'spec:' .. name, 'missed:' .. name, 'read:' .. name)
   elseif string.sub(field, 1, 9) == 'recorder:' and tonumber(string.match(value, '%d+')) < now then
     redis.call('HDEL', hash, field)
   end

@@ -3,6 +3,7 @@
 One hash in Redis says it, for every process that records or reads::
 
     spec:VIEW:DIGEST      a definition, as JSON          until:VIEW:DIGEST   when its lease ends
+    read:VIEW:DIGEST      until when a model reads it
     missed:VIEW:DIGEST    events known up to and including this were recorded without it
     known:SOURCE          the newest known time recorded of a source
     recorder:ID           a running recorder: when its own lease ends, and the definitions it writes
@@ -44,6 +45,7 @@ __all__ = [
     "await_recorders",
     "claim",
     "incomplete",
+    "let_go",
     "live_key",
     "read_live",
 ]
@@ -105,7 +107,7 @@ def read_live(client: Any, project: str) -> Live:
 
 def claim(client: Any, project: str, specs: Iterable[ViewSpec]) -> Live:
     """Renew the leases of definitions that are read, or begin them."""
-    return _renew(client, project, with_bases(specs), [])
+    return _renew(client, project, [], [], read=with_bases(specs))
 
 
 def incomplete(client: Any, project: str, specs: Sequence[ViewSpec]) -> list[str]:
@@ -156,6 +158,25 @@ def await_recorders(
             f"the end {from_microseconds(end)} leaves some of them out; materialize until after that time"
         )
     return missed
+
+
+def let_go(client: Any, project: str, view: str) -> tuple[bytes, ...]:
+    """A view is deleted: its definitions are kept up no more, but for those that a model reads.
+
+    Returns:
+        What the state keys of those that are read start with.
+    """
+    fields = client.hgetall(live_key(project))
+    seconds, micros = client.time()
+    start, now = f"{view}:", int(seconds) * 1_000_000 + int(micros)
+    names = [name for name in Live.of(fields).specs if name.startswith(start)]
+    read = {name for name in names if int(fields.get(f"read:{name}".encode(), 0)) > now}
+    gone = [
+        f"{kind}:{name}" for name in names if name not in read for kind in ("spec", "until", "missed", "read")
+    ]
+    if gone:
+        client.hdel(live_key(project), *gone)
+    return tuple(project_prefix(project) + f"{name}:".encode() for name in sorted(read))
 
 
 class LiveRecorder:
@@ -209,7 +230,7 @@ class LiveRecorder:
         Raises:
             redis.RedisError: no answer. Exception: whatever the registry raises. It writes on as before then.
         """
-        live = self._say(with_bases([*self._registered.specs(), *read]))
+        live = self._say(with_bases(self._registered.specs()), with_bases(read))
         changed = False
         if live.specs != self._raw:
             specs = {name: spec for name, text in live.specs.items() if (spec := _parse(name, text))}
@@ -251,7 +272,9 @@ class LiveRecorder:
         if without:
             self._client.eval(_text("missed"), 1, live_key(self.project), *without)
 
-    def _say(self, specs: Iterable[ViewSpec], breath: int = _BREATH_US) -> Live:
+    def _say(
+        self, specs: Iterable[ViewSpec], read: Iterable[ViewSpec] = (), breath: int = _BREATH_US
+    ) -> Live:
         with self._lock:
             newest = dict(self._newest)
         known = [part for source, time in newest.items() for part in (source, time)]
@@ -262,6 +285,7 @@ class LiveRecorder:
             self.project,
             specs,
             known,
+            read=read,
             let_go=let_go,
             recorder=self._id,
             breath=breath,
@@ -299,12 +323,18 @@ def _renew(
     specs: Iterable[ViewSpec],
     known: Sequence[object],
     *,
+    read: Iterable[ViewSpec] = (),
     let_go: bool = False,
     recorder: str = "",
     breath: int = _BREATH_US,
     follows: Iterable[str] = (),
 ) -> Live:
-    claims = [part for spec in specs for part in (_name(spec), spec.source, json.dumps(to_data(spec)))]
+    claims = [
+        part
+        for kind, some in (("", specs), ("1", read))
+        for spec in some
+        for part in (_name(spec), spec.source, json.dumps(to_data(spec)), kind)
+    ]
     head = [LEASE_US, int(let_go), recorder, breath, " ".join(follows), len(known) // 2]
     flat = client.eval(_text("live"), 1, live_key(project), *head, *known, *claims)
     return Live.of(dict(zip(flat[::2], flat[1::2], strict=True)))

@@ -31,6 +31,7 @@ from feature_repo.settings import settings
 from feature_repo.windows import amendments
 from feature_repo.windows.embedded import ensure_running
 from feature_repo.windows.keys import loaded_key, project_prefix, state_prefix
+from feature_repo.windows.live import let_go
 from feature_repo.windows.online_answer import (
     declared_join_keys,
     entity_keys,
@@ -168,11 +169,15 @@ class WindowedOnlineStore(RedisOnlineStore):
             self.delete_table(config, view)
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Remove everything kept for a view."""
+        """Remove everything kept for a view, but for the state that a served model reads: that goes when it expires."""
         client = self._get_client(config.online_store)
         if is_windowed(table):
-            prefix = state_prefix(config.project, table.name)
-            remove_keys(client, client.scan_iter(escaped(prefix) + b"*", count=1000))
+            prefix, read = (
+                state_prefix(config.project, table.name),
+                let_go(client, config.project, table.name),
+            )
+            found = client.scan_iter(escaped(prefix) + b"*", count=1000)
+            remove_keys(client, (key for key in found if not key.startswith(read)))
         else:
             PlainRows(client, config, table).remove()
 
