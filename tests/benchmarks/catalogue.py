@@ -20,7 +20,7 @@ CATALOGUE = {
     "polars": Entry("polars_rolling", "the same against polars' rolling windows"),
     "pandas": Entry("pandas_rolling", "the same against pandas' rolling windows", 15 * _MINUTE),
     "spark": Entry("spark_range", "the same against PySpark's RANGE windows, local[2]", 15 * _MINUTE),
-    "feast": Entry("feast_store", "50,000 entity rows against Feast's DuckDB store given the aggregates", 20 * _MINUTE),
+    "feast": Entry("feast_store", "50,000 entity rows against Feast's DuckDB store given the aggregates", 30 * _MINUTE),
     "online": Entry("online", "45 features over three keys: the compiled plan and get_online_features"),
     "recording": Entry("recording", "a million events recorded in bulk on one core"),
     "materialize": Entry("materialize", "a million keys of state from history", 15 * _MINUTE),

@@ -1,6 +1,7 @@
 """Clocks and memory: calls timed in turns, peaks of resident memory, work in a process of its own."""
 
 import gc
+import importlib.util
 import multiprocessing
 import re
 import statistics
@@ -18,6 +19,12 @@ _RESET_PEAK = "5"
 
 class UnavailableError(Exception):
     """Something optional that a benchmark needs is not here; its text is the reason."""
+
+
+def need(package: str) -> None:
+    """Raises UnavailableError where an optional package is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise UnavailableError(f"{package} is not installed: pip install {package}")
 
 
 def seconds(call: Callable[[], object]) -> float:

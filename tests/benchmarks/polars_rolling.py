@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.events import Lake
-from tests.benchmarks.measure import UnavailableError
+from tests.benchmarks.measure import need
 from tests.benchmarks.versus import against
 from tests.benchmarks.workload import AMOUNT, Column
 
@@ -20,10 +20,7 @@ _TIME = "event_timestamp"
 
 def run(bench: Bench) -> None:
     """All of W."""
-    try:
-        import polars  # noqa: F401
-    except ImportError:
-        raise UnavailableError("polars is not installed: pip install polars") from None
+    need("polars")
     against(bench, "polars, rolling by group", compute, goal=">= 1", rounds=3)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.events import handbook
-from tests.benchmarks.measure import UnavailableError, in_turns, median, rounded
+from tests.benchmarks.measure import UnavailableError, in_turns, median, need, rounded
 from tests.benchmarks.workload import AMOUNT, ASKED, Column, columns, open_store, retrieve
 
 
@@ -18,10 +18,9 @@ def run(bench: Bench) -> None:
     """All of W, both in turns, after one call of each that is not counted."""
     if shutil.which("java") is None:
         raise UnavailableError("there is no Java on the path, which PySpark needs")
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError:
-        raise UnavailableError("pyspark is not installed: pip install pyspark") from None
+    need("pyspark")
+    from pyspark.sql import SparkSession
+
     lake = handbook(bench)
     store = open_store(bench.home, lake)
     entities = lake.entity_frame()[ASKED]

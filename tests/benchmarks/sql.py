@@ -32,16 +32,23 @@ def sort_by_each_key(lake: Lake) -> int:
 
 
 def rows_sql(lake: Lake) -> str:
-    """Transactions with integer times and whether they were frauds."""
+    """Transactions with integer times and whether they were frauds, as ``range_sql`` and ``join_sql`` read them."""
     return (
         "SELECT t.transaction_id, t.customer_id, t.terminal_id, epoch_us(t.event_timestamp) AS us, "
-        f"t.{AMOUNT} AS x, c.transaction_id IS NOT NULL AS fraud FROM {lake.sql('transactions')} t "
+        f"t.{AMOUNT} AS x, c.transaction_id IS NOT NULL AS fraud, "
+        f"terminal_id AS place, epoch_us(t.event_timestamp) AS moment FROM {lake.sql('transactions')} t "
         f"LEFT JOIN (SELECT DISTINCT transaction_id FROM {lake.sql('chargebacks')}) c USING (transaction_id)"
     )
 
 
-def range_sql(lake: Lake, columns: list[Column]) -> str:
-    """W by ``RANGE`` frames; each sum and count is taken once, means and deviations are formed from them."""
+def range_sql(columns: list[Column], rows: str, identity: str = "transaction_id", where: str = "true") -> str:
+    """W by ``RANGE`` frames; each sum and count is taken once, means and deviations are formed from them.
+
+    Args:
+        rows: query of ``identity``, the keys, ``us``, ``x``, ``fraud``, ``place`` and ``moment``; rows whose ``x``, ``place`` and
+            ``moment`` are null do not count.
+        where: which rows are answered.
+    """
     parts = {part: None for column in columns for part in _parts(column)}
     frames = {_frame(column): _frame_sql(column) for column in columns}
     inner = ", ".join(
@@ -50,25 +57,66 @@ def range_sql(lake: Lake, columns: list[Column]) -> str:
     windows = ", ".join(f"{name} AS ({sql})" for name, sql in frames.items())
     outer = ", ".join(f'{_finish(column)} AS "{column.name}"' for column in columns)
     return (
-        f"SELECT transaction_id, {outer} FROM "
-        f"(SELECT transaction_id, us, {inner} FROM ({rows_sql(lake)}) WINDOW {windows})"
+        f"SELECT {identity}, {outer} FROM "
+        f"(SELECT {identity}, us, {inner} FROM ({rows}) WINDOW {windows}) WHERE {where}"
     )
+
+
+def join_sql(columns: list[Column], rows: str, labels: str) -> str:
+    """W at the instants of labels by range joins, one for each key and delay, with an aggregate a column.
+
+    Args:
+        rows: as in ``range_sql``. labels: table of ``label``, the keys and ``us``.
+    """
+    answers = []
+    for keys, delay in dict.fromkeys((column.keys, column.delay_us) for column in columns):
+        wanted = [column for column in columns if (column.keys, column.delay_us) == (keys, delay)]
+        parts = {(kind, column.window_us): None for column in wanted for kind in kinds(column)}
+        sums = ", ".join(
+            f"{_filtered(_EXPRESSIONS[kind], f'moment >= l.us - {delay + window}')} "
+            f"AS {_part_name(kind, _frame_of(keys, delay, window))}"
+            for kind, window in parts
+        )
+        finish = ", ".join(f'{_finish(column)} AS "{column.name}"' for column in wanted)
+        longest = max(column.window_us for column in wanted)
+        match = " AND ".join(f"r.{key} = l.{key}" for key in keys)
+        answers.append(
+            f"(SELECT label, {finish} FROM (SELECT l.label, any_value(l.us) AS us, {sums} FROM {labels} l LEFT JOIN r ON {match} "
+            f"AND r.us >= l.us - {delay + longest} AND r.us < l.us - {delay} GROUP BY l.label))"
+        )
+    joined = answers[0] + "".join(f" JOIN {answer} USING (label)" for answer in answers[1:])
+    return f"WITH r AS MATERIALIZED ({rows}) SELECT * FROM {joined}"
+
+
+def union_sql(columns: list[Column], rows: str, labels: str) -> str:
+    """W at the instants of labels by ``RANGE`` windows over the rows and the labels together."""
+    both = (
+        f"SELECT NULL::BIGINT AS label, customer_id, terminal_id, us, x, fraud, place, moment FROM ({rows}) UNION ALL "
+        f"SELECT label, customer_id, terminal_id, us, NULL, false, NULL, NULL FROM {labels}"
+    )
+    return range_sql(columns, both, "label", "label IS NOT NULL")
+
+
+def _filtered(expression: str, condition: str) -> str:
+    if expression.endswith("FILTER (WHERE fraud)"):
+        return expression.replace("fraud)", f"fraud AND {condition})")
+    return f"{expression} FILTER (WHERE {condition})"
 
 
 def run_range(lake: Lake, columns: list[Column]) -> pa.Table:
     """``range_sql`` as an Arrow table."""
     with connect() as connection:
-        return connection.sql(range_sql(lake, columns)).to_arrow_table()
+        return connection.sql(range_sql(columns, rows_sql(lake))).to_arrow_table()
 
 
 _EXPRESSIONS = {
-    "count": "count(*)",
+    "count": "count(x)",
     "frauds": "count(*) FILTER (WHERE fraud)",
     "sum": "sum(x)",
     "squares": "sum(x * x)",
     "max": "max(x)",
-    "distinct": "count(DISTINCT terminal_id)",
-    "last": "max(us)",
+    "distinct": "count(DISTINCT place)",
+    "last": "max(moment)",
 }
 _NEEDS = {
     "count": ("count",),
@@ -91,7 +139,11 @@ def _parts(column: Column) -> list[tuple[str, str, str]]:
 
 
 def _frame(column: Column) -> str:
-    return f"{'_'.join(column.keys)}_{column.delay_us}_{column.window_us}"
+    return _frame_of(column.keys, column.delay_us, column.window_us)
+
+
+def _frame_of(keys: tuple[str, ...], delay_us: int, window_us: int) -> str:
+    return f"{'_'.join(keys)}_{delay_us}_{window_us}"
 
 
 def _frame_sql(column: Column) -> str:
@@ -129,8 +181,10 @@ def finished(function: str, part: dict[str, str]) -> str:
     return next(iter(part.values()))
 
 
-def differing(ours: pa.Table, other: pa.Table, columns: list[Column]) -> dict[str, int]:
-    """How many values of each column differ in any bit between two tables, matched by ``transaction_id``.
+def differing(
+    ours: pa.Table, other: pa.Table, columns: list[Column], identity: str = "transaction_id"
+) -> dict[str, int]:
+    """How many values of each column differ in any bit between two tables, matched by ``identity``.
 
     Raises:
         ValueError: the tables have other rows.
@@ -138,13 +192,23 @@ def differing(ours: pa.Table, other: pa.Table, columns: list[Column]) -> dict[st
     with connect() as connection:
         connection.register("ours", ours)
         connection.register("theirs", other)
-        counts = ", ".join(
-            f'count(*) FILTER (WHERE ours."{c.name}" IS DISTINCT FROM theirs."{c.name}")' for c in columns
-        )
-        query = f"SELECT count(*), {counts} FROM ours JOIN theirs USING (transaction_id)"
-        ((matched, *differ),) = connection.sql(query).fetchall()
+        matched, found = differing_sql(connection, "ours", "theirs", columns, identity)
     if matched != ours.num_rows or matched != other.num_rows:
         raise ValueError(
-            f"tables of {ours.num_rows} and {other.num_rows} rows: {matched} of them match; they are of other events"
+            f"tables of {ours.num_rows} and {other.num_rows} rows: {matched} match; they are of other events"
         )
-    return {column.name: count for column, count in zip(columns, differ, strict=True) if count}
+    return found
+
+
+def differing_sql(
+    connection: duckdb.DuckDBPyConnection,
+    ours: str,
+    theirs: str,
+    columns: list[Column],
+    identity: str = "transaction_id",
+) -> tuple[int, dict[str, int]]:
+    """How many rows of two table expressions match by ``identity``, and how many values of each column differ in them."""
+    counts = ", ".join(f'count(*) FILTER (WHERE a."{c.name}" IS DISTINCT FROM b."{c.name}")' for c in columns)
+    query = f"SELECT count(*), {counts} FROM {ours} a JOIN {theirs} b USING ({identity})"
+    ((matched, *differ),) = connection.sql(query).fetchall()
+    return matched, {column.name: count for column, count in zip(columns, differ, strict=True) if count}

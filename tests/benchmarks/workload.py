@@ -15,6 +15,7 @@ from feast.data_format import DeltaFormat
 
 from feature_repo.entities import customer, terminal
 from feature_repo.windows.spec import view_spec
+from feature_repo.windows.stream import feature_stream
 from feature_repo.windows.view import windowed_view
 from tests.benchmarks.events import Lake
 
@@ -84,16 +85,16 @@ def online_part(lake: Path) -> list[Column]:
     return [c for c in columns(lake) if not (c.function == "std" and c.keys == ("terminal_id",))]
 
 
-def open_store(home: Path, lake: Lake) -> FeatureStore:
+def open_store(home: Path, lake: Lake, memory_limit: str | None = None) -> FeatureStore:
     """A project's store with W applied, its services ``ALL`` and ``ONLINE``; FRAUD_HOME is where its server is."""
     declared = views(lake.path)
     named = {column.name for column in online_part(lake.path)}
     served = [view[[a.name for a in view.aggregations if a.name in named]] for view in declared]
     services = [FeatureService(name=ALL, features=declared), FeatureService(name=ONLINE, features=served)]
-    return project(home, customer, terminal, *declared, *services)
+    return project(home, customer, terminal, *declared, *services, memory_limit=memory_limit)
 
 
-def project(home: Path, *objects: object) -> FeatureStore:
+def project(home: Path, *objects: object, memory_limit: str | None = None) -> FeatureStore:
     """A store with this project's three stores and the objects applied."""
     store = FeatureStore(
         config=RepoConfig(
@@ -101,7 +102,10 @@ def project(home: Path, *objects: object) -> FeatureStore:
             provider="local",
             registry=str(home / "registry.db"),
             entity_key_serialization_version=3,
-            offline_store={"type": "feature_repo.windows.offline_store.WindowedOfflineStore"},
+            offline_store={
+                "type": "feature_repo.windows.offline_store.WindowedOfflineStore",
+                "memory_limit": memory_limit,
+            },
             online_store={"type": "feature_repo.windows.online_store.WindowedOnlineStore"},
             batch_engine={"type": "feature_repo.windows.compute_engine.WindowedComputeEngine"},
         )
@@ -113,6 +117,14 @@ def project(home: Path, *objects: object) -> FeatureStore:
 def retrieve(store: FeatureStore, entities: pd.DataFrame) -> pa.Table:
     """W of entity rows by Feast's own call."""
     return store.get_historical_features(entities, store.get_feature_service(ALL)).to_arrow()
+
+
+def stream(store: FeatureStore, target: Path) -> int:
+    """W of every transaction to Parquet files in ``target``, slab by slab; returns the rows."""
+    service = store.get_feature_service(ALL)
+    return feature_stream(store, service, "transactions", columns=["transaction_id", *ASKED]).to_parquet(
+        target
+    )
 
 
 ASKED = ["customer_id", "terminal_id", "event_timestamp"]
