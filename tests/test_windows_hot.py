@@ -3,8 +3,10 @@
 import random
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
@@ -12,11 +14,14 @@ from hypothesis import strategies as st
 
 from feature_repo.windows.compaction import Compactor
 from feature_repo.windows.embedded import ensure_running
-from feature_repo.windows.head import Sizes
-from feature_repo.windows.keys import parts_key, state_key, view_prefix
+from feature_repo.windows.head import SIZES, Sizes
+from feature_repo.windows.history_writer import HistoryWriter
+from feature_repo.windows.keys import distinct_key, parts_key, state_key, view_prefix
 from feature_repo.windows.reading import StateReader, StateView
 from feature_repo.windows.recorder import EventRecorder
-from feature_repo.windows.records import code
+from feature_repo.windows.records import code, event_number, value_code
+from feature_repo.windows.spec import Aggregate, ViewSpec
+from tests import oracle
 from tests.state_bytes import head_of
 from tests.test_windows_oracle import expected, plain
 from tests.timelines import SECOND, START, asks, every_function, micros, moment, streams
@@ -154,12 +159,17 @@ def test_what_no_window_reaches_goes_with_its_parts_and_is_refused(client):
 def test_events_of_one_instant_are_never_divided(client):
     spec = every_function()
     deployment = Deployment(client, spec)
-    same = [{**e, "time": micros(START) + n // 25 * SECOND, "known": micros(START)} for n, e in enumerate(steady(100))]
+    same = [
+        {**e, "time": micros(START) + n // 25 * SECOND, "known": micros(START)}
+        for n, e in enumerate(steady(100))
+    ]
     deployment.record(same[:60])
     deployment.record(same[60:])
     deployment.compactor.compact([deployment.key()])
     assert deployment.sealed()
-    wanted = [("a", micros(START) + n * SECOND + shift, micros(START) + DAY) for n in range(6) for shift in (0, 1)]
+    wanted = [
+        ("a", micros(START) + n * SECOND + shift, micros(START) + DAY) for n in range(6) for shift in (0, 1)
+    ]
     assert deployment.ask(wanted)[0] == truth(spec, same, wanted)
 
 
@@ -218,3 +228,118 @@ def test_processes_that_record_compact_and_read_at_once_agree_in_the_end(client,
     wanted = [("a", e["time"] + 1, e["time"] + DAY) for e in events[::20]]
     assert deployment.ask(wanted) == (truth(spec, events, wanted), [300] * len(wanted))
     assert len(set(seen)) > 3
+
+
+def of_three_columns():
+    """A view that aggregates three columns."""
+    day = (DAY, 30 * DAY)
+    outputs = [
+        Aggregate(f"{function}_{column}_{window}", function, column, window)
+        for function, column in (("sum", "amount"), ("max", "fee"), ("count_distinct", "place"))
+        for window in day
+    ]
+    return ViewSpec("three", "events", ("key",), "id", "time", "known", "", 0, tuple(outputs))
+
+
+def bytes_of(client, *keys):
+    return sum(client.memory_usage(key, samples=0) or 0 for key in keys)
+
+
+def priced(count, seed=1):
+    for event in steady(count, step=30 * DAY // (count + 1), seed=seed, late=0):
+        yield {**event, "amount": 5_000 + event["order"] % 20_000, "fee": event["order"] % 300}
+
+
+@pytest.mark.parametrize("count", [1, 10, 100, 600, 4000])
+def test_loaded_history_takes_at_most_32_bytes_an_event_and_200_a_key(client, count):
+    spec = of_three_columns()
+    deployment = Deployment(client, spec, SIZES)
+    events = list(priced(count))
+    columns = {
+        c.name: [e[c.name] if c.name != "place" else value_code(e["place"] or "") for e in events]
+        for c in spec.columns
+    }
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "key": ["a"] * count,
+            "__time": [e["time"] for e in events],
+            "__known": [e["known"] for e in events],
+            "__id": [event_number(e["id"]) for e in events],
+            **{f"__v{i}": columns[c.name] for i, c in enumerate(spec.columns)},
+        }
+    )
+    HistoryWriter(client, spec, view_prefix(deployment.project, spec)).write(batch)
+    key = deployment.key()
+    assert bytes_of(client, key, parts_key(key)) <= 32 * count + 200
+    # The index of distinct values of a key with sealed events comes on top: some 100 bytes a value.
+    assert bytes_of(client, distinct_key(key, 0)) <= 130 * 40 + 200
+    results, seen = deployment.ask([("a", events[-1]["time"] + 1, events[-1]["time"] + 1)])
+    assert (results[0][spec.aggregates.index(spec.aggregates[1])], seen) == (
+        sum(e["amount"] for e in events),
+        [count],
+    )
+
+
+def test_reading_a_hot_key_takes_a_bounded_number_of_bytes(client):
+    spec = of_three_columns()
+    sizes = Sizes(chunk=16, fresh=8, fanout=8)
+    deployment = Deployment(client, spec, sizes)
+    taken = []
+    events = list(priced(6000))
+    for first in range(0, 6000, 2000):
+        deployment.record(events[first : first + 2000])
+        end = events[first + 1999]["time"] + 1
+        before = client.info("stats")["total_net_output_bytes"]
+        deployment.ask([("a", end, end)])
+        taken.append(client.info("stats")["total_net_output_bytes"] - before)
+    assert (
+        max(taken)
+        < 60_000
+        < sum(
+            client.hstrlen(parts_key(deployment.key()), n) for n in client.hkeys(parts_key(deployment.key()))
+        )
+    )
+
+
+VERSIONED = replace(every_function(where="amount > 0"), corrected=True)
+
+
+def versions_counted(events, instant, window, known_as_of):
+    """The events a window holds, of each the version known last, by hand."""
+    latest = {}
+    for event in sorted((e for e in events if e["known"] < known_as_of), key=lambda e: e["known"]):
+        latest[event["id"]] = event
+    inside = [
+        e for e in latest.values() if instant - window <= e["time"] < instant and (e["amount"] or 0) > 0
+    ]
+    return sorted(inside, key=lambda e: (e["time"], e["order"]))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_of_a_corrected_event_the_version_known_last_counts(client, data):
+    deployment = Deployment(client, VERSIONED)
+    firsts = [e for e in data.draw(streams(keys=("a",), most=12))]
+    known = iter(range(10**6))
+    versions = []
+    for event in {e["id"]: e for e in firsts}.values():
+        versions.append({**event, "known": event["time"] + next(known)})
+        for _ in range(data.draw(st.integers(0, 2))):
+            amount = data.draw(st.integers(-3, 10))
+            versions.append({**event, "amount": amount, "known": event["time"] + next(known) * SECOND})
+    arrivals = [*data.draw(st.permutations(versions)), *versions[:3]]
+    wanted = data.draw(asks(arrivals, keys=("a",), most=6))
+    for first in range(0, len(arrivals), 7):
+        deployment.record(arrivals[first : first + 7])
+        if data.draw(st.booleans()):
+            deployment.compactor.compact([deployment.key()])
+    expected_rows = [
+        [
+            oracle.aggregate(
+                a.function, a.column, versions_counted(versions, instant, a.window_us, known_as_of), instant
+            )
+            for a in VERSIONED.aggregates
+        ]
+        for _, instant, known_as_of in wanted
+    ]
+    assert deployment.ask(wanted)[0] == expected_rows

@@ -18,7 +18,7 @@ from feature_repo.windows.evaluate import Events, Integers
 from feature_repo.windows.functions import COUNT_DISTINCT
 from feature_repo.windows.head import HEAD_BYTES, NOTHING_SEALED, SIZES, Head, Sizes
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import expiry_s, parts_key, retention_us
+from feature_repo.windows.keys import lifetime_s, parts_key, retention_us
 from feature_repo.windows.nodes import FIRST, LAST, LEVEL, PART, Nodes
 from feature_repo.windows.records import FIXED, Decoded, decode, pack_records
 from feature_repo.windows.scripts import script
@@ -137,7 +137,7 @@ class Compactor:
 
     def __init__(self, client: Any, spec: ViewSpec, sizes: Sizes = SIZES) -> None:
         self._client, self._spec, self._sizes = client, spec, sizes
-        self._expiry = expiry_s(spec)
+        self._expiry = lifetime_s(spec)
 
     def compact(self, keys: Sequence[bytes]) -> int:
         """Compact states as they stand; one that somebody else compacts meanwhile is left to them.

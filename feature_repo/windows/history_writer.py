@@ -11,7 +11,7 @@ from feature_repo.windows.compaction import Compactor, typical_width
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.head import HEAD_BYTES, SIZES, Head, Sizes
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.keys import expiry_s, state_key
+from feature_repo.windows.keys import lifetime_s, state_key
 from feature_repo.windows.records import pack_records
 from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import ViewSpec
@@ -33,7 +33,7 @@ class HistoryWriter:
         self._client, self._spec, self._prefix, self._sizes = client, spec, prefix, sizes
         self._compactor = Compactor(client, spec, sizes)
         self._room = sizes.room(typical_width(spec))
-        self._constants = bulk(expiry_s(spec)) + bulk(self._room)
+        self._constants = bulk(lifetime_s(spec)) + bulk(self._room)
         self._last: tuple[str, ...] | None = None
 
     def write(self, batch: pa.RecordBatch) -> int:

@@ -65,3 +65,8 @@ def retention_us(spec: ViewSpec) -> int:
 def expiry_s(spec: ViewSpec) -> int:
     """Seconds after its last event at which a state may go: nothing in it can count any more."""
     return -(-retention_us(spec) // 1_000_000)
+
+
+def lifetime_s(spec: ViewSpec) -> int:
+    """Seconds that a state is given: a little more than it must live, so that not every event renews them."""
+    return expiry_s(spec) * 17 // 16

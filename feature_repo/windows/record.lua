@@ -1,6 +1,7 @@
 -- Append one event to the state of every view that counts it, all at once.
 -- KEYS: states. ARGV: known time ('' = this server's clock: records lack it), then for each key: event time, record, how long
--- events are kept (us), expiry (s), bytes of a tail worth sealing, bytes of a tail left as it is, late events worth compacting.
+-- events are kept (us), how long a state must live (s) and what it is given (s), bytes of a tail worth sealing, bytes of a tail
+-- left as it is, late events worth compacting.
 -- Returns the known time in microseconds as text (a Lua number would be cut to 64-bit float precision on the way), then the
 -- number of each key whose state had better be compacted. See records.py and head.py for the bytes.
 local known, clock = ARGV[1], ARGV[1] == ''
@@ -10,7 +11,7 @@ if clock then
 end
 local answer = {known}
 for i, key in ipairs(KEYS) do
-  local time, record, keep, expiry, room, quiet, most_late = unpack(ARGV, 7 * i - 5, 7 * i + 1)
+  local time, record, keep, expiry, lifetime, room, quiet, most_late = unpack(ARGV, 8 * i - 6, 8 * i + 1)
   time = tonumber(time)
   if clock then
     local seventh, late = string.byte(record, 7), tonumber(known) - time
@@ -24,6 +25,7 @@ for i, key in ipairs(KEYS) do
       record = string.sub(record, 1, 6) .. string.char(seventh + flag) .. string.sub(record, 8) .. struct.pack(stamp, late)
     end
   end
+  local indices = -1
   local length = redis.call('APPEND', key, record)
   if length == #record then
     redis.call('SET', key, struct.pack('<i8I4I4i8I2I2I4', -2^63, 0, 32, -2^63, 0, 0, 0) .. record)
@@ -31,16 +33,13 @@ for i, key in ipairs(KEYS) do
     local start = redis.call('GETRANGE', key, 0, 38)
     local _, _, size, sealed, late, distinct, compact_at = struct.unpack('<i8I4I4i8I2I2I4', start)
     local worth = false
+    if time <= sealed then
+      late = math.min(late + 1, 65535)
+      redis.call('SETRANGE', key, 24, struct.pack('<I2', late))
+      worth = late >= tonumber(most_late)
+    end
     if size > 32 then
-      redis.call('EXPIRE', key .. ':c', expiry)
-      for z = 0, distinct - 1 do
-        redis.call('EXPIRE', key .. ':d' .. z, expiry)
-      end
-      if time <= sealed then
-        late = math.min(late + 1, 65535)
-        redis.call('SETRANGE', key, 24, struct.pack('<I2', late))
-        worth = late >= tonumber(most_late)
-      end
+      indices = distinct
     end
     if not worth and length >= compact_at then
       worth = length - size >= tonumber(room)
@@ -57,7 +56,16 @@ for i, key in ipairs(KEYS) do
       answer[#answer + 1] = i
     end
   end
-  redis.call('EXPIRE', key, expiry)
+  -- To look is cheaper than to write: the log of the server takes writes down.
+  if redis.call('TTL', key) < tonumber(expiry) then
+    redis.call('EXPIRE', key, lifetime)
+    if indices >= 0 then
+      redis.call('EXPIRE', key .. ':c', lifetime)
+    end
+    for z = 0, indices - 1 do
+      redis.call('EXPIRE', key .. ':d' .. z, lifetime)
+    end
+  end
 end
 if #answer == 1 then
   return known

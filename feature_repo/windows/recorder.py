@@ -16,7 +16,7 @@ from feast import FeatureStore
 from feature_repo.windows.compaction import Compactor, typical_width
 from feature_repo.windows.event_values import Computed, EventValues, Values
 from feature_repo.windows.head import SIZES, Sizes
-from feature_repo.windows.keys import expiry_s, retention_us, state_key, view_prefix
+from feature_repo.windows.keys import expiry_s, lifetime_s, retention_us, state_key, view_prefix
 from feature_repo.windows.records import Packer, from_microseconds, to_microseconds
 from feature_repo.windows.resolve import with_bases
 from feature_repo.windows.scripts import script
@@ -34,7 +34,7 @@ class _Target:
         self.spec, self.prefix = spec, view_prefix(project, spec)
         self.compactor = Compactor(client, spec, sizes)
         room = sizes.room(typical_width(spec))
-        constants = (retention_us(spec), expiry_s(spec), room, sizes.quiet, sizes.late)
+        constants = (retention_us(spec), expiry_s(spec), lifetime_s(spec), room, sizes.quiet, sizes.late)
         self.constants, self.count = b"".join(map(bulk, constants)), 2 + len(constants)
         self.computed = Computed(spec)
 
