@@ -38,7 +38,7 @@ def faulty(source: str, fault: Fault) -> str:
 def passes(tree: Path) -> bool:
     """Whether the tests pass on a tree, from a cold compiler."""
     with tempfile.TemporaryDirectory() as cache:
-        variables = os.environ | {"PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": cache}
+        variables = os.environ | {"PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": cache, "NUMBA_OPT": "0"}
         command = [
             sys.executable,
             "-m",
