@@ -7,6 +7,7 @@
 - ``feast apply`` keeps a view's first source: a path, a format or a column that changed later was not heard of. And it
   makes a new version of a stream view each time, for the registry counts the join keys among its features.
 - ``feast delete`` cannot delete a view without entities, which Feast hands out without its made-up one.
+- A column of integers with a null among them is materialized and written through floats: beyond 2**53 others are served.
 - A FeatureService that has a view both under its own name and under another cannot be compared with itself, so not be read.
 - ``materialize-incremental`` starts a view without history a year, or its ttl, before now: what is older was never served.
 """
@@ -18,21 +19,26 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from feast import Aggregation, FeatureStore, FeatureView, Field, StreamFeatureView
+import pandas as pd
+import pyarrow as pa
+from feast import Aggregation, FeatureStore, FeatureView, Field, StreamFeatureView, utils
 from feast.data_source import DataSource
 from feast.diff import registry_diff
 from feast.diff.property_diff import PropertyDiff, TransitionType
 from feast.errors import FeatureViewNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
 from feast.feature_view_projection import FeatureViewProjection
+from feast.infra.compute_engines.backends.pandas_backend import PandasBackend
 from feast.infra.registry.registry import Registry
 from feast.protos.feast.types.Value_pb2 import ValueType
+from feast.type_map import python_values_to_proto_values
 from feast.types import String
 
 from feature_repo.windows.pull import first_instant
 
 _get_plain_view = Registry.get_feature_view
 _apply_as_feast_does = FeatureStore.apply
+_proto_values_as_feast_does = utils._columns_to_proto_values
 _diff_as_feast_sees = registry_diff.diff_registry_objects
 _materialize_from_last = FeatureStore.materialize_incremental
 _last_materialized = FeatureView.most_recent_end_time
@@ -142,6 +148,29 @@ def _only(these: Mapping[str, str], others: Mapping[str, str]) -> str:
     return ", ".join(these[name] for name in sorted(these) if these[name] != others.get(name)) or "none"
 
 
+def _to_pandas(self: PandasBackend, table: pa.Table) -> pd.DataFrame:
+    """As Feast's, with integers that stay integers beside nulls."""
+    frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True)
+    return frame
+
+
+def _proto_values(
+    table: pa.RecordBatch, columns: list[tuple[str, Any]], allow_missing: bool = False
+) -> dict[str, list[Any]]:
+    """As Feast's, with integers that stay integers beside nulls."""
+    broken = {
+        name
+        for name in table.schema.names
+        if pa.types.is_integer(table.schema.field(name).type) and table.column(name).null_count
+    }
+    sound = [(name, kind) for name, kind in columns if name not in broken]
+    values: dict[str, list[Any]] = _proto_values_as_feast_does(table, sound, allow_missing)
+    for name, kind in columns:
+        if name in broken:
+            values[name] = python_values_to_proto_values(table.column(name).to_pylist(), kind)
+    return values
+
+
 def _before(self: FeatureViewProjection, other: FeatureViewProjection) -> bool:
     """The order of projections, by the names that they go by."""
     return bool(self.name_to_use() < other.name_to_use())
@@ -195,6 +224,8 @@ def install() -> None:
     FeatureView._schema_or_udf_changed = _changed
     StreamFeatureView._schema_or_udf_changed = _changed
     FeatureStore.apply = _apply
+    PandasBackend.from_arrow = _to_pandas
+    utils._columns_to_proto_values = _proto_values
     FeatureViewProjection.__lt__ = _before
     registry_diff.diff_registry_objects = _diff
     FeatureStore.materialize_incremental = _materialize_incremental

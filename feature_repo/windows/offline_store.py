@@ -9,23 +9,28 @@ from collections.abc import Callable
 from copy import copy
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
-from feast.infra.offline_stores.duckdb import _write_data_source as write_data_source
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.infra.offline_stores.offline_utils import (
+    get_pyarrow_schema_from_batch_source,
+    infer_event_timestamp_from_entity_df,
+)
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
+from feature_repo.windows.file_tables import append_table, replace_table
 from feature_repo.windows.pull import Pull, local_files, pull
 from feature_repo.windows.retrieval import EntityRows, Question, Retrieval, connect, entity_frame
 from feature_repo.windows.sources import source_sql
+from feature_repo.windows.spec import is_windowed
 from feature_repo.windows.state import from_microseconds
 
 
@@ -86,15 +91,17 @@ class WindowedRetrievalJob(RetrievalJob):
         Raises:
             SavedDatasetLocationAlreadyExists: something is there and ``allow_overwrite`` is not given.
         """
-        import ibis
-
         if not isinstance(storage, SavedDatasetFileStorage):
             raise ValueError(
                 f"storage {type(storage).__name__}: this store persists to SavedDatasetFileStorage"
             )
-        table = ibis.memtable(self.to_arrow(timeout=timeout))
-        write_data_source(
-            table, storage.to_data_source(), str(self._repo_path or "."), "overwrite", allow_overwrite
+        source = storage.to_data_source()
+        replace_table(self.to_arrow(timeout=timeout), source, self._repo_path, allow_overwrite)
+
+    def to_sql(self) -> str:
+        """Refused: windows are computed by the kernel and transforms by numpy, so no one query says what the result is."""
+        raise NotImplementedError(
+            "to_sql: no SQL query gives this result; use to_arrow, or persist it and query the file"
         )
 
 
@@ -196,6 +203,36 @@ class WindowedOfflineStore(DuckDBOfflineStore):
             start_date, end_date, newest=False,
         )  # fmt: skip
         return _pull_job(config, data_source, asked)
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Add rows to a plain view's source, whose columns they have. Sources elsewhere than in files: Feast's.
+
+        Raises:
+            ValueError: other columns; a windowed view, whose events come in by a door that checks them.
+        """
+        source = feature_view.batch_source
+        if not local_files(source):
+            DuckDBOfflineStore.offline_write_batch(config, feature_view, table, progress)
+            return
+        if is_windowed(feature_view):
+            raise ValueError(
+                f"{feature_view.name}: its source {source.name!r} holds events; add them where events are loaded and checked "
+                "(fraud ingest), not as features"
+            )
+        _, columns = get_pyarrow_schema_from_batch_source(config, source)
+        if table.column_names != columns:
+            raise ValueError(
+                f"{feature_view.name}: columns {table.column_names}; source {source.name!r} has {columns}, in this order"
+            )
+        append_table(table, source, config.repo_path)
+        if progress:
+            progress(table.num_rows)
 
 
 def _batch_source(source: DataSource) -> DataSource:

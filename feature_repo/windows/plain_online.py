@@ -62,11 +62,15 @@ class PlainRows:
     def write(self, data: Iterable[tuple[EntityKey, dict[str, Value], datetime, datetime | None]]) -> None:
         """Keep each entity's newest row, of those given and the one that is there.
 
+        Rows with a null join key, which nobody could ask for, are left out.
+
         Raises:
             ValueError: a row without an event time.
         """
         newest: dict[bytes, _Row] = {}
         for entity_key, values, time, created in data:
+            if any(value.WhichOneof("val") is None for value in entity_key.entity_values):
+                continue
             row = self._row(entity_key, values, time, created)
             held = newest.get(row.key)
             if held is None or row.rank >= held.rank:
