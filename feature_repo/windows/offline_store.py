@@ -5,7 +5,7 @@ that serve. What plain views are materialized from is in ``pull.py``. A retrieva
 is asked for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from copy import copy
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
 from feast.data_source import DataSource
+from feast.errors import RequestDataNotFoundInEntityDfException
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
@@ -29,6 +30,7 @@ from feast.saved_dataset import SavedDatasetStorage
 from feature_repo.windows.file_tables import append_table, replace_table
 from feature_repo.windows.pull import Pull, local_files, pull
 from feature_repo.windows.retrieval import EntityRows, Question, Retrieval, connect, entity_frame
+from feature_repo.windows.source_rows import TIME, asked_columns, source_rows
 from feature_repo.windows.sources import source_sql
 from feature_repo.windows.spec import is_windowed
 from feature_repo.windows.state import from_microseconds
@@ -113,26 +115,26 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         config: RepoConfig,
         feature_views: list[FeatureView],
         feature_refs: list[str],
-        entity_df: pd.DataFrame | str,
+        entity_df: pd.DataFrame | str | None,
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
         filter_by_created_timestamp: bool = False,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Features of every entity row as of its instant.
 
         Args:
             entity_df: a frame, or a DuckDB query, with join keys, ``event_timestamp`` and, optionally, ``created_timestamp``:
                 the instant at which the question is asked, if later or earlier than the event. Times without a zone are UTC.
+                None: the rows of ``source_rows``.
+            start_date, end_date: of those the first and last time; None is open, but Feast ends them now.
 
         Raises:
             ValueError: no usable event timestamp, with the rows; a missing join key; what ``view_spec`` refuses.
+            RequestDataNotFoundInEntityDfException: an on-demand view needs a column that the rows do not have.
         """
-        frame = entity_frame(entity_df)
-        time_column = infer_event_timestamp_from_entity_df(
-            dict(zip(frame.columns, frame.dtypes, strict=True))
-        )
-        rows = EntityRows.of_frame(frame, time_column)
         question = Question.of(
             config,
             feature_views,
@@ -143,15 +145,19 @@ class WindowedOfflineStore(DuckDBOfflineStore):
             filter_by_created_timestamp,
         )
 
+        given = None if entity_df is None else _entity_rows(entity_df)
+        columns = asked_columns(feature_views) if given is None else given.table.column_names
+        _check_request_data(question, columns)
+
         def run() -> pa.Table:
             with connect(config) as connection, Retrieval(question, connection) as retrieval:
+                rows = given or source_rows(connection, feature_views, config.repo_path, start_date, end_date)
                 return retrieval.answer(rows)
 
-        span: tuple[datetime | None, datetime | None] = (None, None)
-        if len(frame):
-            span = (from_microseconds(int(rows.instants.min())), from_microseconds(int(rows.instants.max())))
+        span = (start_date, end_date) if given is None else _span(given)
+        time_column = TIME if given is None else given.time_column
         metadata = RetrievalMetadata(
-            features=list(feature_refs), keys=[c for c in frame.columns if c != time_column],
+            features=list(feature_refs), keys=[c for c in columns if c != time_column],
             min_event_timestamp=span[0], max_event_timestamp=span[1],
         )  # fmt: skip
         return WindowedRetrievalJob(
@@ -233,6 +239,27 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         append_table(table, source, config.repo_path)
         if progress:
             progress(table.num_rows)
+
+
+def _entity_rows(entity_df: pd.DataFrame | str) -> EntityRows:
+    frame = entity_frame(entity_df)
+    time_column = infer_event_timestamp_from_entity_df(dict(zip(frame.columns, frame.dtypes, strict=True)))
+    return EntityRows.of_frame(frame, time_column)
+
+
+def _span(rows: EntityRows) -> tuple[datetime | None, datetime | None]:
+    """The first and the last instant; None of no rows."""
+    if not len(rows.instants):
+        return None, None
+    return from_microseconds(int(rows.instants.min())), from_microseconds(int(rows.instants.max()))
+
+
+def _check_request_data(question: Question, columns: Collection[str]) -> None:
+    """That the rows have what on-demand views need of them; Feast looks at frames only."""
+    for view in [*(view for view, _ in question.transforms), *question.others]:
+        for name in view.get_request_data_schema():
+            if name not in columns:
+                raise RequestDataNotFoundInEntityDfException(feature_name=name, feature_view_name=view.name)
 
 
 def _batch_source(source: DataSource) -> DataSource:

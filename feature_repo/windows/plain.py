@@ -6,6 +6,7 @@ from feast import FeatureView
 
 from feature_repo.lake import quote
 from feature_repo.windows.durations import microseconds
+from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.sources import instant_sql
 
 DUMMY_KEY = "__dummy_id"
@@ -27,11 +28,7 @@ def point_in_time_join(
     Args:
         filter_by_created: ignore source rows created after the row's ``__known``.
     """
-    types = dict(
-        connection.execute(
-            f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
-        ).fetchall()
-    )
+    types = column_types(connection, source)
     query = join_sql(view, source, types, join_keys, features, filter_by_created)
     table = connection.sql(query).to_arrow_table()
     return {name: table.column(name) for name in features}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -12,9 +12,10 @@ from feast.feature_logging import LOG_TIMESTAMP_FIELD
 from feast.infra.offline_stores.file_source import FileSource
 
 from feature_repo.lake import quote
+from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.plain import DUMMY_KEY
-from feature_repo.windows.sources import instant_sql, source_sql
-from feature_repo.windows.state import from_microseconds, to_microseconds
+from feature_repo.windows.sources import instant_sql, source_sql, within_sql
+from feature_repo.windows.state import from_microseconds
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,7 @@ def pull(connection: duckdb.DuckDBPyConnection, source: str, asked: Pull) -> pa.
     Raises:
         ValueError: the source lacks a column, with those it has.
     """
-    types = dict(
-        connection.execute(
-            f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
-        ).fetchall()
-    )
+    types = column_types(connection, source)
     missing = [name for name in _columns(asked) if name not in types]
     if missing:
         raise ValueError(f"source: no column {missing}; it has {sorted(types)}")
@@ -67,11 +64,7 @@ def pull_sql(source: str, types: Mapping[str, str], asked: Pull) -> str:
     if not asked.keys and asked.time != LOG_TIMESTAMP_FIELD:
         columns.insert(0, f"'' AS {quote(DUMMY_KEY)}")
     time = f"epoch_us({instant_sql(asked.time, types)})"
-    held = [f"{quote(asked.time)} IS NOT NULL"]
-    if asked.start is not None:
-        held.append(f"{time} >= {_microseconds(asked.start)}")
-    if asked.end is not None:
-        held.append(f"{time} <= {_microseconds(asked.end)}")
+    held = [within_sql(asked.time, types, asked.start, asked.end)]
     if asked.newest:
         held += [f"{quote(key)} IS NOT NULL" for key in asked.keys]
     query = f"SELECT {', '.join(columns)} FROM {source} WHERE {' AND '.join(held)}"
@@ -96,11 +89,7 @@ def first_instant(source: DataSource, repo_path: Path | None) -> datetime | None
     names = [name for name in (source.timestamp_field, source.created_timestamp_column) if name]
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        types = dict(
-            connection.execute(
-                f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {table})"
-            ).fetchall()
-        )
+        types = column_types(connection, table)
         earliest = ", ".join(f"min(epoch_us({instant_sql(name, types)}))" for name in names if name in types)
         (found,) = connection.execute(f"SELECT {earliest} FROM {table}").fetchall()
     return min((from_microseconds(value) for value in found if value is not None), default=None)
@@ -121,7 +110,3 @@ def _column(name: str, types: Mapping[str, str], asked: Pull) -> str:
     if name in (asked.time, asked.created) or types[name].endswith("_NS"):
         return f"{instant_sql(name, types)} AS {quote(name)}"
     return quote(name)
-
-
-def _microseconds(instant: datetime) -> int:
-    return to_microseconds(instant if instant.tzinfo else instant.replace(tzinfo=UTC))

@@ -4,6 +4,7 @@ import glob
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,6 +12,7 @@ from feast.data_format import DeltaFormat
 from feast.infra.offline_stores.file_source import FileSource
 
 from feature_repo.lake import parquet_sql, quote, snapshot
+from feature_repo.windows.state import to_microseconds
 
 _NEWEST: Mapping[str, int] = MappingProxyType({})
 _PINNED: ContextVar[Mapping[str, int]] = ContextVar("pinned_versions", default=_NEWEST)
@@ -55,6 +57,20 @@ def instant_sql(column: str, types: Mapping[str, str]) -> str:
     if types[column].endswith("_NS"):
         return f"make_timestamptz(epoch_ns({quote(column)}) // 1000)"
     return f"CAST({quote(column)} AS TIMESTAMPTZ)"
+
+
+def within_sql(time: str, types: Mapping[str, str], start: datetime | None, end: datetime | None) -> str:
+    """That a row has a time, in ``[start, end]``; None is open. Ends without a zone are UTC, as in Feast."""
+    moment = f"epoch_us({instant_sql(time, types)})"
+    held = [f"{quote(time)} IS NOT NULL"]
+    for comparison, instant in ((">=", start), ("<=", end)):
+        if instant is not None:
+            held.append(f"{moment} {comparison} {_microseconds(instant)}")
+    return " AND ".join(held)
+
+
+def _microseconds(instant: datetime) -> int:
+    return to_microseconds(instant if instant.tzinfo else instant.replace(tzinfo=UTC))
 
 
 def _parquet_files(path: str, name: str) -> tuple[str, ...]:
