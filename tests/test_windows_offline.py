@@ -192,6 +192,15 @@ def test_a_null_instant_is_refused_with_the_rows(folder, column):
         ask(store, frame)
 
 
+@pytest.mark.parametrize("number", [1_710_021_600_000_000, 1_710_021_600.5, Decimal(1_710_021_600)])
+@pytest.mark.parametrize("column", ["event_timestamp", "created_timestamp"])
+def test_a_number_is_no_instant(folder, column, number):
+    store = deploy(folder, [])
+    frame = pd.DataFrame({"key": ["a"], "event_timestamp": [at(5)], "created_timestamp": [at(5)]})
+    with pytest.raises(ValueError, match=rf"^{column}: .* does not say what it counts .*to_datetime"):
+        ask(store, frame.assign(**{column: [number]}))
+
+
 def test_a_missing_join_key_is_refused_with_the_columns_there_are(folder):
     store = deploy(folder, [])
     frame = pd.DataFrame({"holder": ["a"], "event_timestamp": [at(5)]})
@@ -290,6 +299,14 @@ def test_a_column_that_cannot_be_added_exactly_is_refused(folder, kind):
 def test_an_overflow_is_an_error_not_a_number(folder):
     store = deploy(folder, [event(n, n, amount=2**62) for n in range(3)])
     with pytest.raises(OverflowError, match=r"^view: .*'amount'"):
+        ask(store, [("a", 5)])
+
+
+@pytest.mark.parametrize("others", [[], [None, 7]])
+def test_the_number_that_stands_for_null_is_refused(folder, others):
+    amounts = [*others, -(2**63)]
+    store = deploy(folder, [event(n, n, amount=amount) for n, amount in enumerate(amounts)])
+    with pytest.raises(ValueError, match=r"^view: column 'amount' holds -9223372036854775808, .*store null"):
         ask(store, [("a", 5)])
 
 

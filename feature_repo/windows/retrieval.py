@@ -26,6 +26,7 @@ from feature_repo.windows.transform import Transform, declared_transform
 Integers = NDArray[np.int64]
 KNOWN_AS_OF = "created_timestamp"
 _OURS = ("__instant", "__known", "__row")
+_NUMBERS = ("integer", "floating", "mixed-integer", "mixed-integer-float", "decimal", "complex", "boolean")
 
 
 @dataclass(frozen=True)
@@ -284,8 +285,14 @@ def microseconds_of(values: pd.Series, column: str) -> np.ndarray[Any, Any]:
     """A column of times as int64 microseconds UTC; times without a zone are UTC, as in Feast.
 
     Raises:
-        ValueError: null times, with the first rows.
+        ValueError: null times, with the first rows; numbers, which do not say what they count.
     """
+    kind = pd.api.types.infer_dtype(values, skipna=True)
+    if kind in _NUMBERS and values.notna().any():
+        raise ValueError(
+            f"{column}: {values.dtype} ({kind}), which does not say what it counts from when; give datetimes, such as "
+            f"pandas.to_datetime(frame[{column!r}], unit='us', utc=True)"
+        )
     if values.dtype == object or isinstance(values.dtype, pd.StringDtype):
         values = pd.to_datetime(values, utc=True)
     missing = np.flatnonzero(values.isna().to_numpy())

@@ -66,20 +66,21 @@ class FeatureStream:
     def tables(self, progress: Progress = lambda done, total: None) -> Iterator[pa.Table]:
         """One table a slab: the rows' columns, then the features, named as ``get_historical_features`` names them.
 
+        Of no rows there is one table without any.
+
         Raises:
             ValueError: null times; what ``Retrieval`` refuses.
         """
         with connect(self._question.config) as connection:
             read = _Reader.of(connection, self._rows, self._start, self._end)
-            if read is None:
-                return
             with Retrieval(self._question, connection, f"({read.all_sql})") as retrieval:
                 limits = limits_of(self._question.config, [v.spec for v in self._question.views if v.spec])
                 done, total = 0, read.count()
                 progress(done, total)
                 for lo, hi in read.slabs(limits.rows):
                     rows = read.rows(lo, hi)
-                    if len(rows.instants):
+                    # Of no rows, one table says what their columns are.
+                    if len(rows.instants) or not total:
                         yield retrieval.answer(rows)
                     done += len(rows.instants)
                     progress(done, total)
@@ -116,7 +117,7 @@ def feature_stream(
 
     Args:
         source: name of a batch source that some of the features' views read.
-        columns: columns of the source to keep beside the features (default: all).
+        columns: columns of the source to keep beside the features, join keys among them (default: all).
 
     Raises:
         ValueError: none of the views reads the source, or it lacks a column.
@@ -175,8 +176,8 @@ class _Reader:
     @classmethod
     def of(
         cls, connection: duckdb.DuckDBPyConnection, asked: RowsThatAsk, start: int | None, end: int | None
-    ) -> Self | None:
-        """None if there are no rows."""
+    ) -> Self:
+        """The rows of [start, end); None is open."""
         types = column_types(connection, asked.sql)
         moment = instant_sql(asked.time, types)
         query = f"SELECT epoch_us(min({moment})), epoch_us(max({moment})), count(*) - count({moment}) FROM {asked.sql}"
@@ -184,10 +185,10 @@ class _Reader:
         if missing:
             raise ValueError(f"{asked.time}: null in {missing} entity rows; give every row its instant")
         if first is None:
-            return None
+            return cls(connection, asked, types, 0, 0)
         lo = first if start is None else max(first, start)
         hi = last + 1 if end is None else min(last + 1, end)
-        return cls(connection, asked, types, lo, hi) if lo < hi else None
+        return cls(connection, asked, types, lo, max(lo, hi))
 
     @property
     def moment(self) -> str:
