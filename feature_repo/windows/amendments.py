@@ -7,6 +7,7 @@
 - ``feast apply`` keeps a view's first source: a path, a format or a column that changed later was not heard of. And it
   makes a new version of a stream view each time, for the registry counts the join keys among its features.
 - ``feast delete`` cannot delete a view without entities, which Feast hands out without its made-up one.
+- What is pushed to a windowed view lacks the columns of its results: the way out is said instead of their names.
 - A column of integers with a null among them is materialized and written through floats: beyond 2**53 others are served.
 - A FeatureService that has a view both under its own name and under another cannot be compared with itself, so not be read.
 - ``materialize-incremental`` starts a view without history a year, or its ttl, before now: what is older was never served.
@@ -35,9 +36,11 @@ from feast.type_map import python_values_to_proto_values
 from feast.types import String
 
 from feature_repo.windows.pull import first_instant
+from feature_repo.windows.spec import is_windowed
 
 _get_plain_view = Registry.get_feature_view
 _apply_as_feast_does = FeatureStore.apply
+_to_write_as_feast_does = FeatureStore._get_feature_view_and_df_for_online_write
 _proto_values_as_feast_does = utils._columns_to_proto_values
 _diff_as_feast_sees = registry_diff.diff_registry_objects
 _materialize_from_last = FeatureStore.materialize_incremental
@@ -148,6 +151,22 @@ def _only(these: Mapping[str, str], others: Mapping[str, str]) -> str:
     return ", ".join(these[name] for name in sorted(these) if these[name] != others.get(name)) or "none"
 
 
+def refuse_values(view: Any) -> None:
+    """Raise ValueError if the view is a windowed one; it is fed with events."""
+    if is_windowed(view):
+        raise ValueError(
+            f"{view.name}: a windowed view keeps events, not values; record events "
+            "(feature_repo.windows.recorder.EventRecorder), or load history with feast materialize"
+        )
+
+
+def _to_write(self: FeatureStore, *args: Any, **kwargs: Any) -> Any:
+    """As Feast's, but not of a windowed view."""
+    view, frame = _to_write_as_feast_does(self, *args, **kwargs)
+    refuse_values(view)
+    return view, frame
+
+
 def _to_pandas(self: PandasBackend, table: pa.Table) -> pd.DataFrame:
     """As Feast's, with integers that stay integers beside nulls."""
     frame: pd.DataFrame = table.to_pandas(integer_object_nulls=True)
@@ -224,6 +243,7 @@ def install() -> None:
     FeatureView._schema_or_udf_changed = _changed
     StreamFeatureView._schema_or_udf_changed = _changed
     FeatureStore.apply = _apply
+    FeatureStore._get_feature_view_and_df_for_online_write = _to_write
     PandasBackend.from_arrow = _to_pandas
     utils._columns_to_proto_values = _proto_values
     FeatureViewProjection.__lt__ = _before

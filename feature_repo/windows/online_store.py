@@ -140,11 +140,7 @@ class WindowedOnlineStore(RedisOnlineStore):
         Raises:
             ValueError: a windowed view; it is fed with events.
         """
-        if is_windowed(table):
-            raise ValueError(
-                f"{table.name}: a windowed view keeps events, not values; record events "
-                "(feature_repo.windows.recorder.EventRecorder), or load history with feast materialize"
-            )
+        amendments.refuse_values(table)
         PlainRows(self._get_client(config.online_store), config, table).write(data)
         if progress:
             progress(len(data))
