@@ -12,7 +12,10 @@ from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.repo_contents import RepoContents
 from feast.types import Int64
 
-from feature_repo.windows.recorder import EventRecorder
+from feature_repo.windows.compaction import Compactor
+from feature_repo.windows.head import Sizes
+from feature_repo.windows.keys import distinct_key, parts_key, state_key, view_prefix
+from feature_repo.windows.recorder import EventRecorder, windowed_specs
 from tests.windows_project import (
     HOLDER,
     PLACE,
@@ -248,3 +251,67 @@ def test_teardown_leaves_nothing_of_the_project_in_redis(path, tmp_path):
     EventRecorder.compile(store).record("events", [event("x", 0, key="other")])
     store.teardown()
     assert set(client.keys("*")) == before
+
+
+def hot(path, folder, name):
+    """A project of two views in which one key of each is sealed in chunks beside its state, with sets of distinct values."""
+    source = events_source(path)
+    aggregates = COUNTS | {("count_distinct", "place"): ["7d"]}
+    views = [view_of(source, aggregates, name=view, prefix=view) for view in ("hot", "hot_too")]
+    store = project(folder, source, *views, plain_of(path), name=name)
+    client, sizes = online_client(store), Sizes(chunk=3, fresh=1, fanout=2, quiet=0, late=2)
+    specs = windowed_specs(store)
+    recorder = EventRecorder.of(client, store.project, specs, sizes)
+    recorder.record("events", [event(n, n, key="[a]*?", place=f"place {n % 7}") for n in range(200)])
+    for spec in specs:
+        state = state_key(view_prefix(store.project, spec), ["[a]*?"])
+        Compactor(client, spec, sizes).compact([state])
+        assert client.exists(state, parts_key(state), distinct_key(state, 0)) == 3
+    return store
+
+
+def test_a_deleted_view_takes_the_chunks_and_sets_of_its_hot_keys_along_and_no_one_elses(path, tmp_path):
+    store = hot(path, tmp_path, tmp_path.name)
+    client = online_client(store)
+    both = [set(client.keys(f"window:{store.project}:{view}:*")) for view in ("hot", "hot_too")]
+    store.apply([], objects_to_delete=[store.get_stream_feature_view("hot")], partial=False)
+    assert [bool(client.exists(*keys)) for keys in both] == [False, True]
+    assert set(client.keys(f"window:{store.project}:hot_too:*")) == both[1]
+    rows = [{"key": "[a]*?", "event_timestamp": at(200)}]
+    answer = store.get_online_features(["hot_too:hot_too_place_count_distinct_7d"], rows).to_dict()
+    assert answer["hot_too_place_count_distinct_7d"] == [7]
+
+
+def test_teardown_leaves_nothing_of_hot_keys_and_everything_of_another_project(path, tmp_path):
+    before = None
+    for name in (f"{tmp_path.name}_other", tmp_path.name):
+        store = hot(path, tmp_path, name)
+        before = before or set(online_client(store).keys("*"))
+    assert set(online_client(store).keys("*")) > before
+    store.teardown()
+    assert set(online_client(store).keys("*")) == before
+
+
+@pytest.mark.parametrize("field", ["", "amount"])
+def test_a_view_that_loses_an_entity_or_a_feature_is_a_changed_view(path, tmp_path, field):
+    store = project(tmp_path, plain_of(path, entities=(HOLDER, PLACE)), name=tmp_path.name)
+    changed = plain_of(path) if not field else plain_of(path, entities=(HOLDER, PLACE), fields=("known",))
+    shown = changes(store, views=[changed])["plain"]
+    assert shown.keys() == ({"features"} if field else {"entities", "entity_columns"})
+
+
+def test_a_view_deleted_and_applied_again_starts_empty(path, tmp_path):
+    def views():
+        return view_of(events_source(path), COUNTS), plain_of(path)
+
+    store = project(tmp_path, *views(), name=tmp_path.name)
+    store.materialize(START, at(9 * DAY))
+    found = [store.get_stream_feature_view("view"), store.get_feature_view("plain")]
+    store.apply([], objects_to_delete=found, partial=False)
+    store.apply([HOLDER, *views()])
+    rows = [{"key": "a", "event_timestamp": at(4 * DAY)}]
+    answer = store.get_online_features(["view:all_events_count_7d", "plain:amount"], rows).to_dict()
+    assert (answer["all_events_count_7d"], answer["amount"]) == ([0], [None])
+    store.materialize_incremental(at(9 * DAY))
+    answer = store.get_online_features(["view:all_events_count_7d", "plain:amount"], rows).to_dict()
+    assert (answer["all_events_count_7d"], answer["amount"]) == ([3], [4])
