@@ -1,5 +1,6 @@
 """Feast's registry and its changes: what a plan shows, what an apply takes over, what a delete and a teardown leave."""
 
+import re
 from datetime import timedelta
 
 import pandas as pd
@@ -44,14 +45,20 @@ def plain_of(path, *, name="plain", ttl=0, fields=("amount",), entities=(HOLDER,
     )
 
 
-def changes(store, *, views=(), streams=(), services=(), sources=()):
-    """What a plan says of each view and service: new, gone or the properties that differ, as texts."""
+def planned(store, *, views=(), streams=(), services=(), sources=()):
+    """What ``feast plan`` finds."""
     contents = RepoContents(
         projects=[Project(name=store.project)],
         data_sources=list(sources), entities=[HOLDER, PLACE], feature_views=list(views), on_demand_feature_views=[],
         stream_feature_views=list(streams), label_views=[], feature_services=list(services), permissions=[],
     )  # fmt: skip
     diff, _, _ = store.plan(contents)
+    return diff
+
+
+def changes(store, **definitions):
+    """What a plan says of each view and service: new, gone or the properties that differ, as texts."""
+    diff = planned(store, **definitions)
     return {
         each.name: {
             p.property_name: (p.val_existing, p.val_declared) for p in each.feast_object_property_diffs
@@ -98,6 +105,9 @@ def test_a_plan_shows_a_changed_window_and_only_that(path, tmp_path):
             ),
         }
     }
+    shown = planned(store, streams=[changed]).to_string()  # what a person sees
+    assert re.search("all_events_count_7d.* -> .*all_events_count_8d", shown)
+    assert "all_events_count_1d" not in shown
 
 
 def test_a_plan_shows_a_window_that_changed_under_its_name(path, tmp_path):

@@ -210,6 +210,86 @@ def test_entity_rows_may_be_a_query_over_files_or_have_their_own_name_for_the_ti
     assert store.get_historical_features(named, ["plain:amount"]).to_df()["amount"].tolist() == [5]
 
 
+def test_large_keys_of_a_query_stay_as_they_are_beside_nulls(folder):
+    path, large = folder / "rows.parquet", 2**53 + 1
+    rows = [dict(zip(ROWS.names, ["a", n, n, at(0), at(0)], strict=True)) for n in (large, large - 1)]
+    pq.write_table(pa.Table.from_pylist(rows, ROWS), path)
+    store = deploy(folder, NUMBER, plain(path, "plain", entities=(NUMBER,)))
+    query = (
+        f"SELECT number, time + INTERVAL 1 SECOND AS event_timestamp FROM read_parquet('{path}') "
+        "UNION ALL SELECT NULL, now() ORDER BY 1 DESC NULLS LAST"
+    )
+    answer = store.get_historical_features(query, ["plain:amount"]).to_arrow()
+    assert answer["number"].to_pylist() == [large, large - 1, None] == answer["amount"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared", "keys"),
+    [
+        (pa.int32(), ValueType.INT32, [7, -7]),
+        (pa.int64(), ValueType.INT64, [2**62, -1]),
+        (pa.string(), ValueType.STRING, ["7", "é "]),
+        (pa.large_string(), ValueType.STRING, ["7", ""]),
+    ],
+    ids=["int32", "int64", "text", "large text"],
+)
+def test_keys_of_every_type_are_the_same_in_the_file_in_history_and_online(folder, kind, declared, keys):
+    holder = Entity(name="who", join_keys=["who"], value_type=declared)
+    rows = {"who": pa.array(keys, kind), "amount": [1, 2], "id": ["x", "y"], "time": pa.array([at(0)] * 2)}
+    pq.write_table(pa.table(rows | {"known": rows["time"]}), folder / "rows.parquet")
+    source = events_source(folder / "rows.parquet")
+    windows = view_of(source, {("sum", "amount"): ["1h"]}, entities=(holder,))
+    store = deploy(
+        folder, holder, source, windows, plain(folder / "rows.parquet", "plain", entities=(holder,))
+    )
+    store.materialize(START, at(9))
+    asks = [{"who": key, "event_timestamp": at(9)} for key in keys]
+    features = ["plain:amount", "view:all_amount_sum_1h"]
+    online = store.get_online_features(features, asks).to_dict()
+    offline = store.get_historical_features(pd.DataFrame(asks), features).to_arrow().to_pydict()
+    for answer in (online, offline):
+        assert (answer["amount"], answer["all_amount_sum_1h"]) == ([1, 2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.timestamp("s"), pa.timestamp("ms", "UTC"), pa.timestamp("us", "America/New_York"),
+        pa.timestamp("ns", "Asia/Tokyo"), pa.string(), pa.date32(),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_times_of_the_source_of_every_type_are_the_same_in_history_and_online(folder, kind):
+    day = START.replace(hour=0)
+    times = pa.array([day], TIME).cast(kind)
+    pq.write_table(
+        pa.table({"key": ["a"], "amount": [5], "time": times, "known": times}), folder / "rows.parquet"
+    )
+    store = deploy(folder, plain(folder / "rows.parquet", "plain", ttl=TTL))
+    store.materialize(day, day + timedelta(hours=1))
+    asks = [
+        {"key": "a", "event_timestamp": day + timedelta(seconds=seconds)}
+        for seconds in (-1e-6, 0, TTL, TTL + 1e-6)
+    ]
+    history = (
+        store.get_historical_features(pd.DataFrame(asks), ["plain:amount"]).to_arrow()["amount"].to_pylist()
+    )
+    assert history == [None, 5, 5, None]
+    assert store.get_online_features(["plain:amount"], asks[1:]).to_dict()["amount"] == history[1:]
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", None])
+def test_instants_of_entity_rows_mean_the_same_in_every_zone(folder, zone):
+    path = folder / "rows.parquet"
+    row = dict(zip(ROWS.names, ["a", 1, 5, at(0), at(0)], strict=True))
+    pq.write_table(pa.Table.from_pylist([row], ROWS), path)
+    instants = pd.Series([at(-1e-6), at(0)]).astype("datetime64[us, UTC]")
+    frame = pd.DataFrame({"key": ["a", "a"], "event_timestamp": instants.dt.tz_convert(zone)})
+    answer = deploy(folder, plain(path, "plain")).get_historical_features(frame, ["plain:amount"]).to_arrow()
+    assert answer["amount"].to_pylist() == [None, 5]
+    assert answer["event_timestamp"].to_pylist() == [at(-1e-6), at(0)]
+
+
 def test_columns_that_the_source_names_otherwise(folder):
     path = folder / "rows.parquet"
     pd.DataFrame([{"id": "a", "paid": 5, "at": at(0)}]).to_parquet(path)
