@@ -152,6 +152,32 @@ def test_a_null_that_was_written_is_a_null_and_no_missing_row(deploy):
     assert read(store, A) == [(1, "PRESENT")]
 
 
+def test_a_value_is_corrected_to_null(deploy):
+    store = deploy(plain())
+    write(store, row(1, 5, 5))
+    write(store, row(None, 5, 6))
+    assert read(store, A) == [(None, "NULL_VALUE")]
+    write(store, row(2, 5, 7))
+    asyncio.run(store.write_to_online_store_async("plain", pd.DataFrame([row(None, 5, 8)])))
+    assert read(store, A) == [(None, "NULL_VALUE")]
+
+
+def test_no_rows_and_rows_without_the_feature_are_not_written(deploy):
+    store = deploy(plain())
+    with pytest.warns(UserWarning, match="plain: no rows to write"):
+        store.write_to_online_store("plain", pd.DataFrame([row(1, 0, 0)])[:0])
+    with pytest.raises(KeyError, match=r"plain: no column \['amount'\] in the rows, which have .*'key'"):
+        store.write_to_online_store("plain", pd.DataFrame([row(1, 0, 0)]).drop(columns="amount"))
+    assert read(store, A) == [(None, "NOT_FOUND")]
+
+
+def test_values_may_be_written_as_columns(deploy):
+    store = deploy(plain())
+    columns = {name: [value] for name, value in row(3, 0, 0).items()}
+    store.write_to_online_store("plain", inputs=columns)
+    assert read(store, A) == [(3, "PRESENT")]
+
+
 @pytest.mark.parametrize(
     ("age", "answer"),
     [

@@ -7,12 +7,14 @@
 - ``feast apply`` keeps a view's first source: a path, a format or a column that changed later was not heard of. And it
   makes a new version of a stream view each time, for the registry counts the join keys among its features.
 - ``feast delete`` cannot delete a view without entities, which Feast hands out without its made-up one.
-- What is pushed to a windowed view lacks the columns of its results: the way out is said instead of their names.
+- ``write_to_online_store`` leaves rows out, with a warning, whose every value is null: a value was not corrected to null.
+  Events pushed to a windowed view lack the columns of its results: the way out is said instead of their names.
 - A column of integers with a null among them is materialized and written through floats: beyond 2**53 others are served.
 - A FeatureService that has a view both under its own name and under another cannot be compared with itself, so not be read.
 - ``materialize-incremental`` starts a view without history a year, or its ttl, before now: what is older was never served.
 """
 
+import warnings
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime
@@ -40,7 +42,6 @@ from feature_repo.windows.spec import is_windowed
 
 _get_plain_view = Registry.get_feature_view
 _apply_as_feast_does = FeatureStore.apply
-_to_write_as_feast_does = FeatureStore._get_feature_view_and_df_for_online_write
 _proto_values_as_feast_does = utils._columns_to_proto_values
 _diff_as_feast_sees = registry_diff.diff_registry_objects
 _materialize_from_last = FeatureStore.materialize_incremental
@@ -160,10 +161,30 @@ def refuse_values(view: Any) -> None:
         )
 
 
-def _to_write(self: FeatureStore, *args: Any, **kwargs: Any) -> Any:
-    """As Feast's, but not of a windowed view."""
-    view, frame = _to_write_as_feast_does(self, *args, **kwargs)
+def _write(self: FeatureStore, feature_view_name: str, *args: Any, **kwargs: Any) -> None:
+    """As Feast's, of nulls as of values; but not of a windowed view."""
+    view, frame = _to_write(self, feature_view_name, *args, **kwargs)
+    if frame is not None:
+        self._get_provider().ingest_df(view, frame)
+
+
+async def _write_async(self: FeatureStore, feature_view_name: str, *args: Any, **kwargs: Any) -> None:
+    """``_write``, asynchronously."""
+    view, frame = _to_write(self, feature_view_name, *args, **kwargs)
+    if frame is not None:
+        await self._get_provider().ingest_df_async(view, frame)
+
+
+def _to_write(self: FeatureStore, *args: Any, **kwargs: Any) -> tuple[Any, pd.DataFrame | None]:
+    """The view, and what is to be written to it; None of no rows."""
+    view, frame = self._get_feature_view_and_df_for_online_write(*args, **kwargs)
     refuse_values(view)
+    if frame is None or frame.empty:
+        warnings.warn(f"{view.name}: no rows to write to the online store", stacklevel=3)
+        return view, None
+    missing = [field.name for field in view.features if field.name not in frame.columns]
+    if missing:
+        raise KeyError(f"{view.name}: no column {missing} in the rows, which have {sorted(frame.columns)}")
     return view, frame
 
 
@@ -243,7 +264,8 @@ def install() -> None:
     FeatureView._schema_or_udf_changed = _changed
     StreamFeatureView._schema_or_udf_changed = _changed
     FeatureStore.apply = _apply
-    FeatureStore._get_feature_view_and_df_for_online_write = _to_write
+    FeatureStore.write_to_online_store = _write
+    FeatureStore.write_to_online_store_async = _write_async
     PandasBackend.from_arrow = _to_pandas
     utils._columns_to_proto_values = _proto_values
     FeatureViewProjection.__lt__ = _before
