@@ -7,6 +7,7 @@ to Feast's local engine.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -21,6 +22,8 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
 
 from feature_repo.lake import quote
+from feature_repo.windows.event_columns import EventColumns, Wanted, recorded_sql, sources_of
+from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.event_sql import check_columns, column_sql, event_number_sql, refuse_nulls
 from feature_repo.windows.head import NOTHING_DROPPED
 from feature_repo.windows.history_writer import HistoryWriter
@@ -56,14 +59,15 @@ class WindowedComputeEngine(LocalComputeEngine):
         start, end = to_microseconds(task.start_time), to_microseconds(task.end_time)
         prefix = view_prefix(task.project, spec)
         missed = await_recorders(client, task.project, spec, end)
-        with duckdb.connect() as connection:
+        known = client.get(loaded_key(task.project, spec))
+        loaded = None if known is None else int(known)
+        sources = sources_of(registry, task.project, [spec])
+        with duckdb.connect() as connection, EventColumns(connection, self.repo_config, sources) as columns:
             connection.execute("SET TimeZone = 'UTC'")
-            load = HistoryLoad(connection, spec, source, start, end)
-            known = client.get(loaded_key(task.project, spec))
-            loaded = None if known is None else int(known)
-            load.refuse_a_gap(loaded)
+            load = HistoryLoad(connection, spec, source, (start, end), loaded, columns)
+            load.refuse_a_gap()
             load.refuse_what_lacks(missed)
-            self._raise_floor(client, floor_key(task.project, spec), load.floor(loaded))
+            self._raise_floor(client, floor_key(task.project, spec), load.floor())
             total = load.keys()
             bar = task.tqdm_builder(total) if task.tqdm_builder else None
             writer = HistoryWriter(client, spec, prefix)
@@ -86,36 +90,47 @@ class HistoryLoad:
     """What one materialization of one view reads, and the writes it comes to.
 
     Args:
-        start, end: range of known time, microseconds, end excluded.
+        known: range of known time, microseconds, end excluded.
+        loaded: where the last load ended, microseconds; None before the first.
+        columns: computes those that the view reads and its source lacks.
+
+    Raises:
+        ValueError: see ``check_columns``, ``refuse_nulls`` and ``EventColumns``.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, spec: ViewSpec, source: str, start: int, end: int
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        spec: ViewSpec,
+        source: str,
+        known: tuple[int, int],
+        loaded: int | None,
+        columns: EventColumns,
     ) -> None:
-        self._connection = connection
-        self._spec = spec
-        self._start = start
+        self._connection, self._spec, self._source, self._loaded = connection, spec, source, loaded
+        self._start, end = known
         self._oldest = end - retention_us(spec)
-        types = dict(
-            connection.execute(
-                f"SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {source})"
-            ).fetchall()
-        )
-        check_columns(spec, types)
+        types, condition, reached = column_types(connection, source), "", spec
+        if spec.derived:
+            # What was loaded before is not computed again, nor what is too old to be loaded: of that the times tell enough.
+            first = None if loaded is None else min(loaded, self._start)
+            condition = recorded_sql(spec, types, self._oldest, first, end)
+            reached = replace(spec, aggregates=(), where="", conditions=(), derived=())
+        (table,) = columns.tables([Wanted(spec, source, condition)])
+        made = column_types(connection, table)
+        check_columns(spec, made)
         refuse_nulls(connection, spec, source)
         self._known = f"epoch_us({instant_sql(spec.created or spec.timestamp, types)})"
-        self._source = source
-        self._select = events_sql(spec, source, types, end)
+        self._select = events_sql(spec, table, made, end)
+        self._every = events_sql(reached, source if spec.derived else table, made, end)
 
-    def refuse_a_gap(self, loaded: int | None) -> None:
+    def refuse_a_gap(self) -> None:
         """Refuse a load that leaves out events which the windows would need.
-
-        Args:
-            loaded: where the last load ended, microseconds; None before the first.
 
         Raises:
             ValueError: there are such events; the message names the start that has them all.
         """
+        loaded = self._loaded
         query = (
             f"SELECT min(__known), count(*) FROM ({self._select}) WHERE __time >= {self._oldest} "
             f"AND __known < {self._start}" + (f" AND __known >= {loaded}" if loaded is not None else "")
@@ -160,13 +175,13 @@ class HistoryLoad:
     def _wanted(self) -> str:
         return f"SELECT * FROM ({self._select}) WHERE __time >= {self._oldest} AND __known >= {self._start}"
 
-    def floor(self, loaded: int | None) -> int:
+    def floor(self) -> int:
         """The newest event time that neither this load nor one before it brings, for it is too old; else ``NOTHING_DROPPED``.
 
-        Args:
-            loaded: as in ``refuse_a_gap``.
+        Of a view with derived columns no filter is asked: an event that may not have passed counts as left out.
         """
-        query = f"SELECT max(__time) FROM ({self._select}) WHERE __time < {self._oldest}" + (
+        loaded = self._loaded
+        query = f"SELECT max(__time) FROM ({self._every}) WHERE __time < {self._oldest}" + (
             f" AND __known >= {loaded}" if loaded is not None else ""
         )
         ((newest,),) = self._connection.execute(query).fetchall()

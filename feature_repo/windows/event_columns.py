@@ -35,7 +35,7 @@ from feature_repo.windows.sources import instant_sql, source_sql
 from feature_repo.windows.spec import Derived, ViewSpec
 from feature_repo.windows.transform import reals
 
-__all__ = ["EventColumns", "Wanted", "computes", "counted_sql", "sources_of"]
+__all__ = ["EventColumns", "Wanted", "computes", "counted_sql", "recorded_sql", "sources_of"]
 
 _ASKS = "derived_asks"
 
@@ -110,6 +110,19 @@ def counted_sql(
     for key in spec.keys:
         parts.append(f"{quote(key)} IN (SELECT CAST({quote(join_keys[key])} AS {types[key]}) FROM {asked})")
     return " AND ".join(parts)
+
+
+def recorded_sql(spec: ViewSpec, types: Mapping[str, str], oldest: int, first: int | None, end: int) -> str:
+    """The condition that an event happened at ``oldest`` or later and became known in ``[first, end)``, microseconds.
+
+    Args:
+        types: of the source's columns. first: None if however early.
+    """
+    created = spec.created or spec.timestamp
+    _require(spec, (spec.timestamp, created), types)
+    known = f"epoch_us({instant_sql(created, types)})"
+    since = "" if first is None else f" AND {known} >= {first}"
+    return f"epoch_us({instant_sql(spec.timestamp, types)}) >= {oldest} AND {known} < {end}{since}"
 
 
 class EventColumns:

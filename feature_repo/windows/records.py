@@ -163,9 +163,6 @@ def _pack_number(value: int | None) -> bytes:
     return bytes(packed)
 
 
-_TRUTHS = {None: _pack_number(None), False: _pack_number(0), True: _pack_number(1)}
-
-
 @lru_cache(maxsize=65_536)
 def _pack_code(value: Hashable, kind: str) -> bytes:
     # The kind is there because 1 and True are one key to a cache, and not one text.
@@ -175,19 +172,15 @@ def _pack_code(value: Hashable, kind: str) -> bytes:
 def _packed_column(column: StoredColumn, condition: Predicate | None) -> Callable[[Mapping[str, Any]], bytes]:
     """What packs one column of an event."""
     name, scale = column.name, column.scale
-    if condition is not None:
-        truth = condition.truth
 
-        def test(event: Mapping[str, Any]) -> bytes:
-            packed: bytes = _TRUTHS[truth(event)]
-            return packed
+    def value_of(event: Mapping[str, Any]) -> Any:
+        return event[name] if condition is None else condition.truth(event)
 
-        return test
     if column.kind == "number":
-        return lambda event: _pack_number(number(event[name], scale, name))
+        return lambda event: _pack_number(number(value_of(event), scale, name))
 
     def pack(event: Mapping[str, Any]) -> bytes:
-        value = event[name]
+        value = value_of(event)
         packed: bytes = _NO_CODE if value is None else _pack_code(value, str(type(value)))
         return packed
 
