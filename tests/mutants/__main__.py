@@ -38,22 +38,18 @@ def faulty(source: str, fault: Fault) -> str:
 def passes(tree: Path) -> bool:
     """Whether the tests pass on a tree, from a cold compiler."""
     with tempfile.TemporaryDirectory() as cache:
-        variables = os.environ | {"PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": cache, "NUMBA_OPT": "0"}
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "tests.mutants.quick",
-        ]
-        command += ["--hypothesis-profile", "quick", *TESTS]
-        return (
-            subprocess.run(command, cwd=tree, env=variables, capture_output=True, check=False).returncode == 0
-        )
+        variables = os.environ | {"PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": cache}
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        command += ["-p", "tests.mutants.quick", "--hypothesis-profile", "quick", *TESTS]
+        done = subprocess.run(command, cwd=tree, env=variables, capture_output=True, check=False)
+        return done.returncode == 0
+
+
+def _write(results: list[dict[str, object]]) -> None:
+    """What is known so far: a run takes long, and may be ended."""
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    (build / "mutants.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -77,9 +73,7 @@ def main() -> int:
             results.append({"fault": fault.name, "noticed": noticed, "expected": good, "why": fault.why})
             said = "noticed" if noticed else f"changes no answer: {fault.why}" if fault.why else "NOT NOTICED"
             console.print(f"{said:<12} {fault.name}", highlight=False, markup=False)
-    build = ROOT / "build"
-    build.mkdir(exist_ok=True)
-    (build / "mutants.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            _write(results)
     bad = [result for result in results if not result["expected"]]
     console.print(
         f"{len(results)} faults, {sum(r['noticed'] for r in results)} noticed, {len(bad)} not as expected"
