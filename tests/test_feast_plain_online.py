@@ -13,7 +13,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from feature_repo.windows.plain_online import entity_hashes
+from feature_repo.windows.plain_online import PlainRows, entity_hashes
 from feature_repo.windows.state import to_microseconds
 from tests.windows_project import HOLDER, PLACE, at, online_client, project
 
@@ -323,6 +323,39 @@ def test_a_deleted_view_leaves_nothing_and_takes_nothing_of_its_neighbours(deplo
     assert answer["amount"] == [1, 2, None]
     store.apply([one])
     assert read(store, A, {"key": "c"}, feature="one:amount") == [(None, "NOT_FOUND")] * 2
+
+
+class Overtaken:
+    """A client after whose first pipeline something else happens."""
+
+    def __init__(self, client, then):
+        self._client, self._then = client, [then]
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+    def pipeline(self, **options):
+        pipeline = self._client.pipeline(**options)
+        execute = pipeline.execute
+
+        def executed():
+            answers = execute()
+            while self._then:
+                self._then.pop()()
+            return answers
+
+        pipeline.execute = executed
+        return pipeline
+
+
+def test_what_another_view_writes_while_one_is_deleted_stays(deploy):
+    one, other = plain("one"), plain("other")
+    store = deploy(one, other)
+    write(store, row(1, 0, 0), view="one")
+    late = Overtaken(online_client(store), lambda: write(store, row(2, 0, 0), view="other"))
+    PlainRows(late, store.config, store.get_feature_view("one")).remove()
+    assert read(store, A, feature="one:amount") == [(None, "NOT_FOUND")]
+    assert read(store, A, feature="other:amount") == [(2, "PRESENT")]
 
 
 def test_teardown_takes_every_row_of_its_project_and_none_of_another_whose_name_ends_alike(

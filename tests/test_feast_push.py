@@ -19,6 +19,7 @@ from feast.errors import (
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Int64, String
 
+from feature_repo.windows.plain_online import entity_hashes
 from tests.windows_project import (
     HOLDER,
     START,
@@ -207,6 +208,11 @@ def test_a_transform_that_is_stored_is_written_loaded_and_read(folder):
     store.materialize(START, at(9))
     rows = [{"key": key} for key in ("a", "b", "c")]
     assert store.get_online_features(["doubled:twice"], rows).to_dict()["twice"] == [6, 10, None]
+    client = online_client(store)
+    store.apply([], objects_to_delete=[store.get_on_demand_feature_view("doubled")], partial=False)
+    kept = [client.hkeys(key) for key in entity_hashes(client, store.project)]
+    assert [sorted(fields) for fields in kept if b"_ts:doubled" in fields] == []
+    assert len(kept) == 1  # b of the plain view
 
 
 def test_ends_of_a_load_mean_the_same_in_every_zone(folder):

@@ -6,7 +6,8 @@
   does not compare their aggregations unless a view has a function of its own.
 - ``feast apply`` keeps a view's first source: a path, a format or a column that changed later was not heard of. And it
   makes a new version of a stream view each time, for the registry counts the join keys among its features.
-- ``feast delete`` cannot delete a view without entities, which Feast hands out without its made-up one.
+- ``feast delete`` cannot delete a view without entities, which Feast hands out without its made-up one; and of an on-demand
+  view that is stored online the rows stay.
 - ``write_to_online_store`` leaves rows out, with a warning, whose every value is null: a value was not corrected to null.
   Events pushed to a windowed view lack the columns of its results: the way out is said instead of their names.
 - A column of integers with a null among them is materialized and written through floats: beyond 2**53 others are served.
@@ -33,6 +34,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
 from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.compute_engines.backends.pandas_backend import PandasBackend
 from feast.infra.registry.registry import Registry
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.protos.feast.types.Value_pb2 import ValueType
 from feast.type_map import python_values_to_proto_values
 from feast.types import String
@@ -216,13 +218,18 @@ def _before(self: FeatureViewProjection, other: FeatureViewProjection) -> bool:
     return bool(self.name_to_use() < other.name_to_use())
 
 
-def _apply(self: FeatureStore, objects: Any, *args: Any, **kwargs: Any) -> None:
-    """As Feast's; a view that Feast took the made-up entity from gets it back."""
+def _apply(
+    self: FeatureStore, objects: Any, objects_to_delete: list[Any] | None = None, *args: Any, **kwargs: Any
+) -> None:
+    """As Feast's; a view that Feast took the made-up entity from gets it back, a stored on-demand view's rows go with it."""
     for view in objects if isinstance(objects, list) else [objects]:
         if isinstance(view, FeatureView) and not view.entities:
             view.entities = [DUMMY_ENTITY_NAME]
             view.entity_columns = [Field(name=DUMMY_ENTITY_ID, dtype=String)]
-    _apply_as_feast_does(self, objects, *args, **kwargs)
+    _apply_as_feast_does(self, objects, objects_to_delete, *args, **kwargs)
+    for view in objects_to_delete or []:
+        if isinstance(view, OnDemandFeatureView) and view.write_to_online_store:
+            self._get_provider().online_store.update(self.config, [view], [], [], [], partial=True)
 
 
 def _materialize_incremental(

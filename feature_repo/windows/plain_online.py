@@ -93,14 +93,20 @@ class PlainRows:
         return Found(_microseconds(time), dict(zip(features, parsed, strict=True)))
 
     def remove(self) -> None:
-        """Remove the view's rows; those of other views with the same entities stay."""
+        """Remove the view's rows; those of other views with the same entities stay.
+
+        Field by field, for another view may be written meanwhile. With an entity's last view goes what else stands there:
+        features that the view once had.
+        """
         fields = [self._time, self._created, *(self._field(feature.name) for feature in self._view.features)]
         for keys in batches(entity_hashes(self._client, self._config.project)):
             names = self._piped(lambda pipeline, key: pipeline.hkeys(key), keys)
-            held = [(key, _times(there)) for key, there in zip(keys, names, strict=True)]
-            remove_keys(self._client, [key for key, times in held if times == {self._time}])
-            shared = [key for key, times in held if self._time in times and len(times) > 1]
-            self._piped(lambda pipeline, key: pipeline.hdel(key, *fields), shared)
+            held = [
+                (key, there if times == {self._time} else fields)
+                for key, there in zip(keys, names, strict=True)
+                if self._time in (times := _times(there))
+            ]
+            self._piped(lambda pipeline, row: pipeline.hdel(row[0], *row[1]), held)
 
     def _row(
         self, key: EntityKey, values: dict[str, Value], time: datetime, created: datetime | None
