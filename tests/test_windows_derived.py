@@ -3,6 +3,7 @@
 import random
 from datetime import timedelta
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -38,7 +39,7 @@ from tests.windows_project import (
 EARLY, LATE = START - timedelta(hours=1), START + timedelta(hours=1)
 PLACES = st.sampled_from(["x", "y"])
 EXAMPLES = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -58,13 +59,23 @@ def offline(store, service, wanted):
     return [[plain(table[n][i].as_py()) for n in names] for i in range(len(wanted))]
 
 
+@cache
+def plan_of(store, service):
+    return OnlinePlan.compile(store, service)
+
+
+@cache
+def recorder_of(store):
+    return EventRecorder.compile(store)
+
+
 def online(store, service, wanted):
     """What the states answer."""
     asked = [
         {"key": key, "place": place, "event_timestamp_us": instant, "known_as_of_us": known}
         for key, place, instant, known in wanted
     ]
-    return [list(map(plain, row)) for row in OnlinePlan.compile(store, service).read(asked).values.tolist()]
+    return [list(map(plain, row)) for row in plan_of(store, service).read(asked).values.tolist()]
 
 
 def write(folder, events, reports=()):
@@ -74,7 +85,7 @@ def write(folder, events, reports=()):
 
 def record(store, events, reports, together=lambda: True):
     """Everything as it became known, in calls of some events of one source; reports carry the ratio of their event."""
-    recorder = EventRecorder.compile(store)
+    recorder = recorder_of(store)
     ratios = {e["id"]: e["exact"] for e in with_columns(events, reports)}
     arrivals = [("events", e, {}) for e in events]
     arrivals += [("reports", r, {"ratio": ratios.get(r["id"])}) for r in reports]
@@ -233,7 +244,7 @@ def ratios(store, key, seconds):
 
 
 def test_a_value_that_an_event_carries_is_believed(store, folder):
-    recorder = EventRecorder.compile(store)
+    recorder = recorder_of(store)
     whole = dict.fromkeys(("second", "most"))
     recorder.record(
         "events", [in_row(1, 0, ratio=Decimal("7.5"), **whole), in_row(2, 1, ratio=None, **whole)]
@@ -243,21 +254,21 @@ def test_a_value_that_an_event_carries_is_believed(store, folder):
 
 def test_events_recorded_together_see_each_other_as_if_alone(store, folder):
     batch = [in_row(n, n / 2, amount=n + 1) for n in range(9)]
-    EventRecorder.compile(store).record("events", batch)
+    recorder_of(store).record("events", batch)
     together = ratios(store, "a", 6)
     empty(store)
     for each in reversed(batch):
-        EventRecorder.compile(store).record("events", [each])
+        recorder_of(store).record("events", [each])
     # Recorded last to first no event finds one before it: order matters to a value that is kept, and only to that.
     assert ratios(store, "a", 6) == (0, None)
     empty(store)
     for each in batch:
-        EventRecorder.compile(store).record("events", [each])
+        recorder_of(store).record("events", [each])
     assert ratios(store, "a", 6) == together
 
 
 def test_what_became_known_after_the_scoring_does_not_count(store, folder):
-    recorder = EventRecorder.compile(store)
+    recorder = recorder_of(store)
     recorder.record("events", [in_row(1, 0, amount=2), in_row(2, 1, amount=4, known=at(3))])
     recorder.record("events", [
         in_row(3, 2, amount=6, known=at(5)),
@@ -270,7 +281,7 @@ def test_a_report_without_its_events_value_is_refused_and_nothing_is_written(sto
     with pytest.raises(
         KeyError, match="lacks column 'ratio', which is computed of 'events'; give it the value"
     ):
-        EventRecorder.compile(store).record("reports", [in_row(1, 0)])
+        recorder_of(store).record("reports", [in_row(1, 0)])
     assert online_client(store).keys("*") == []
 
 
@@ -280,7 +291,7 @@ def test_an_event_without_what_a_column_is_computed_from_is_refused(store, folde
     with pytest.raises(
         KeyError, match="lacks column 'amount', from which derived column 'ratio' is computed"
     ):
-        EventRecorder.compile(store).record("events", [lacking])
+        recorder_of(store).record("events", [lacking])
     assert online_client(store).keys("*") == []
 
 
@@ -290,7 +301,7 @@ def test_an_event_that_reaches_behind_what_is_kept_is_refused(store, folder):
     write_events(folder / "reports.parquet", [], EVENTS)
     store.materialize(EARLY, at(9.5 * 86_400))
     with pytest.raises(LookupError, match="reaches back to events that were dropped"):
-        EventRecorder.compile(store).record("events", [in_row(99, 5 * 86_400 + 1)])
+        recorder_of(store).record("events", [in_row(99, 5 * 86_400 + 1)])
 
 
 # Corrections.
@@ -372,7 +383,7 @@ def test_of_corrected_events_the_version_known_last_counts_everywhere(corrected,
     truth = [list(of_versions(found, ask)) for ask in wanted]
     assert offline(corrected, "corrected", wanted) == truth
     empty(corrected)
-    recorder = EventRecorder.compile(corrected)
+    recorder = recorder_of(corrected)
     arrived = sorted(found, key=lambda e: e["known"])
     step = data.draw(st.integers(1, 4))
     for i in range(0, len(arrived), step):
