@@ -43,3 +43,35 @@ def records_of(body, kinds):
 def tail_of(state, kinds):
     """The records after the sealed ones."""
     return records_of(state[head_of(state)[2] :], kinds)
+
+
+def sealed_of(state):
+    """Whether there are sealed events."""
+    return head_of(state)[3] > -(2**63)
+
+
+def content_of(client, key, kinds):
+    """Every record of a state, sealed or not, sorted."""
+    state = client.get(key)
+    parts = client.hgetall(key + b":c")
+    found = tail_of(state, kinds)
+    nodes = _nodes_of(state[HEAD : head_of(state)[2]], kinds)
+    while nodes:
+        name, level = nodes.pop()
+        content = parts.pop(b"%d" % name)
+        if level:
+            nodes += _nodes_of(content, kinds)
+        else:
+            found += records_of(content, kinds)
+    if parts:
+        raise ValueError(f"parts {sorted(parts)} belong to no node")
+    return sorted(found, key=repr)
+
+
+def _nodes_of(data, kinds):
+    """(part, level) of packed nodes."""
+    if not data:
+        return []
+    width = 8 * (6 + 8 * kinds.count("number"))
+    rows = [data[4 + n * width : 4 + (n + 1) * width] for n in range(int.from_bytes(data[:4], "little"))]
+    return [(int.from_bytes(row[:8], "little"), int.from_bytes(row[8:16], "little")) for row in rows]

@@ -1,8 +1,5 @@
 """Keys with more events than a state holds at once: sealed, summarized, exact in any order, whoever compacts when."""
 
-import random
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -19,15 +16,14 @@ from feature_repo.windows.history_writer import HistoryWriter
 from feature_repo.windows.keys import distinct_key, parts_key, state_key, view_prefix
 from feature_repo.windows.reading import StateReader, StateView
 from feature_repo.windows.recorder import EventRecorder
-from feature_repo.windows.records import code, event_number, value_code
+from feature_repo.windows.scalars import event_number, value_code
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from tests import oracle
-from tests.state_bytes import head_of
+from tests.deliveries import DAY, TINY, rows_of, steady
+from tests.state_bytes import sealed_of
 from tests.test_windows_oracle import expected, plain
-from tests.timelines import SECOND, START, asks, every_function, micros, moment, streams
+from tests.timelines import SECOND, START, asks, every_function, micros, streams
 
-TINY = Sizes(chunk=3, fresh=1, fanout=2, quiet=0, late=2)
-DAY = 86_400 * SECOND
 COUNTER = iter(range(10**6))
 
 
@@ -46,8 +42,7 @@ class Deployment:
         self.reader = StateReader(client, [StateView(spec, self.project, ("key",))])
 
     def record(self, events):
-        rows = [{**e, "time": moment(e["time"]), "known": moment(e["known"])} for e in events]
-        self.recorder.record(self.spec.source, rows)
+        self.recorder.record(self.spec.source, rows_of(events))
 
     def key(self, name="a"):
         return state_key(view_prefix(self.project, self.spec), [name])
@@ -60,25 +55,11 @@ class Deployment:
         return [list(plain(self.spec, row)) for row in results], seen.tolist()
 
     def sealed(self, name="a"):
-        return head_of(self.client.get(self.key(name)) or bytes(32))[3] > -(2**63)
+        return sealed_of(self.client.get(self.key(name)))
 
 
 def truth(spec, events, wanted):
     return [list(expected(spec, "", events, *ask)) for ask in wanted]
-
-
-def steady(count, step=SECOND, seed=1, late=0.1):
-    """Events of one key, one a step, a few known late."""
-    rng = random.Random(seed)
-    for n in range(count):
-        time = micros(START) + n * step
-        known = time + (rng.randrange(90) * SECOND if rng.random() < late else 0)
-        amount = None if n % 13 == 0 else rng.randrange(-1000, 10**6)
-        place = None if n % 17 == 0 else f"place {rng.randrange(40)}"
-        yield {
-            "id": f"e{n}", "order": code(f"e{n}"), "key": "a", "time": time, "known": known, "amount": amount,
-            "place": place,
-        }  # fmt: skip
 
 
 @given(st.data())
@@ -173,61 +154,75 @@ def test_events_of_one_instant_are_never_divided(client):
     assert deployment.ask(wanted)[0] == truth(spec, same, wanted)
 
 
-CHILD = """
-import json, sys
-import redis
-from feature_repo.windows.compaction import Compactor
-from feature_repo.windows.head import Sizes
-from feature_repo.windows.keys import state_key, view_prefix
-from feature_repo.windows.recorder import EventRecorder
-from tests.timelines import SECOND, every_function, moment
-from tests.test_windows_hot import DAY, TINY, steady
-socket, project, seed = sys.argv[1:]
-client = redis.Redis(unix_socket_path=socket)
-spec = every_function(windows=(7 * SECOND, DAY))
-recorder, compactor = EventRecorder.of(client, project, [spec], TINY), Compactor(client, spec, TINY)
-events = list(steady(300))
-import random
-random.Random(seed).shuffle(events)
-print("ready", flush=True)
-sys.stdin.readline()
-for first in range(0, 300, 6):
-    rows = [{**e, "time": moment(e["time"]), "known": moment(e["known"])} for e in events[first : first + 6]]
-    recorder.record(spec.source, rows)
-    if first % 4 == 0:
-        compactor.compact([state_key(view_prefix(project, spec), ["a"])])
-"""
+def written(deployment, event):
+    """One event of history, loaded."""
+    columns = [event["amount"] or 0, value_code(event["place"] or "")]
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "key": ["a"],
+            "__time": [event["time"]],
+            "__known": [event["known"]],
+            "__id": [event_number(event["id"])],
+            **{f"__v{i}": [value] for i, value in enumerate(columns)},
+        }
+    )
+    prefix = view_prefix(deployment.project, deployment.spec)
+    HistoryWriter(deployment.client, deployment.spec, prefix, TINY).write(batch)
 
 
-def test_processes_that_record_compact_and_read_at_once_agree_in_the_end(client, module_home):
-    spec = every_function(windows=(7 * SECOND, DAY))
-    deployment, events = Deployment(client, spec), list(steady(300))
-    socket = str(ensure_running(module_home))
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, socket, deployment.project, str(seed)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
-        for seed in range(2)
-    ]  # fmt: skip
-    for child in children:
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    end = events[-1]["time"] + 1
-    seen = [0]
-    while any(child.poll() is None for child in children):
-        _, (count,) = deployment.ask([("a", end, end + DAY)])
-        assert count >= seen[-1], "what was seen once is never lost"
-        seen.append(count)
-    for child in children:
-        child.stdin.close()
-        child.stdout.close()
-        assert child.returncode == 0
-    wanted = [("a", e["time"] + 1, e["time"] + DAY) for e in events[::20]]
-    assert deployment.ask(wanted) == (truth(spec, events, wanted), [300] * len(wanted))
-    assert len(set(seen)) > 3
+@pytest.mark.parametrize("renew", ["load", "record", "compact"])
+def test_what_stands_beside_a_state_goes_no_sooner_than_the_state(client, renew):
+    deployment, events = Deployment(client, every_function(windows=(DAY,))), list(steady(60))
+    deployment.record(events)
+    deployment.compactor.compact([deployment.key()])
+    beside = [parts_key(deployment.key()), distinct_key(deployment.key(), 0)]
+    for key in (deployment.key(), *beside):
+        client.expire(key, 500)
+    if renew == "load":
+        written(deployment, events[0])
+    elif renew == "record":
+        deployment.record([events[0]])
+    else:
+        deployment.compactor.compact([deployment.key()])
+    least = client.ttl(deployment.key())
+    assert all(client.ttl(key) >= least for key in beside)
+    assert renew == "compact" or least > 500
+
+
+def test_what_an_expired_state_left_beside_it_counts_no_more(client):
+    spec = every_function(windows=(40 * SECOND, DAY))
+    deployment, events = Deployment(client, spec), list(steady(120))
+    deployment.record(events[:60])
+    deployment.compactor.compact([deployment.key()])
+    before = client.hgetall(parts_key(deployment.key()))
+    client.delete(deployment.key())
+    deployment.record(events[60:])
+    deployment.compactor.compact([deployment.key()])
+    assert not set(before.values()) & set(client.hgetall(parts_key(deployment.key())).values())
+    wanted = [("a", e["time"] + 1, e["time"] + DAY) for e in events[60::5]]
+    assert deployment.ask(wanted)[0] == truth(spec, events[60:], wanted)
+
+
+def test_an_event_whose_clock_was_ahead_does_not_drive_out_the_others(client):
+    deployment, events = Deployment(client, every_function(windows=(SECOND,))), list(steady(60, late=0))
+    ahead = {**events[0], "id": "ahead", "time": events[0]["time"] + 4000 * DAY}
+    deployment.record([ahead, *events])
+    deployment.compactor.compact([deployment.key()])
+    wanted = [("a", e["time"] + 1, e["time"] + 1) for e in events]
+    assert deployment.ask(wanted)[0] == truth(deployment.spec, events, wanted)
+
+
+def test_states_whose_summaries_hold_other_things_are_others():
+    spec = of_three_columns()
+    ranked = replace(spec, aggregates=(*spec.aggregates, Aggregate("middle", "p50", "amount", DAY)))
+    delayed = replace(
+        spec,
+        delay_us=DAY,
+        aggregates=tuple(replace(a, window_us=a.window_us - DAY or 1) for a in spec.aggregates),
+    )
+    assert spec.columns == ranked.columns == delayed.columns
+    assert spec.horizon_us == ranked.horizon_us == delayed.horizon_us
+    assert len({each.state_digest for each in (spec, ranked, delayed)}) == 3
 
 
 def of_three_columns():
@@ -299,14 +294,12 @@ def test_reading_a_hot_key_takes_a_bounded_number_of_bytes(client):
 VERSIONED = replace(every_function(where="amount > 0"), corrected=True)
 
 
-def versions_counted(events, instant, window, known_as_of):
+def versions_counted(events, instant, window, known_as_of, passes=lambda event: (event["amount"] or 0) > 0):
     """The events a window holds, of each the version known last, by hand."""
     latest = {}
     for event in sorted((e for e in events if e["known"] < known_as_of), key=lambda e: e["known"]):
         latest[event["id"]] = event
-    inside = [
-        e for e in latest.values() if instant - window <= e["time"] < instant and (e["amount"] or 0) > 0
-    ]
+    inside = [e for e in latest.values() if instant - window <= e["time"] < instant and passes(e)]
     return sorted(inside, key=lambda e: (e["time"], e["order"]))
 
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from feature_repo.windows.keys import expiry_s, lifetime_s, loaded_key
 from feature_repo.windows.live import (
     LEASE_US,
     LiveRecorder,
@@ -283,3 +284,17 @@ def test_a_load_before_any_recorder_ran_needs_nothing_of_them(small):
     assert not client.exists(live_key(store.project))
     assert incomplete(client, store.project, windowed_specs(store)) == []
     assert timedelta(microseconds=LEASE_US) == timedelta(hours=1)
+
+
+def test_what_was_loaded_stays_loaded_while_a_recorder_runs_and_no_longer(small):
+    store, _, path = small
+    write_events(path, [event(1, 1), event(2, 2)])
+    store.materialize(at(-1), at(10))
+    (spec,), client = windowed_specs(store), online_client(store)
+    key = loaded_key(store.project, spec)
+    assert expiry_s(spec) <= client.ttl(key) <= lifetime_s(spec)
+    client.expire(key, 5)
+    LiveRecorder.open(store).follow([])
+    assert client.ttl(key) >= expiry_s(spec)
+    client.delete(key)
+    assert incomplete(client, store.project, [spec]) == ["view"]

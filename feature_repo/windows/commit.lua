@@ -8,7 +8,7 @@ local start = redis.call('GETRANGE', key, 0, 31)
 if #start < 32 then
   return 0
 end
-local _, generation = struct.unpack('<i8I4', start)
+local _, generation, size = struct.unpack('<i8I4I4', start)
 if generation ~= tonumber(ARGV[1]) or redis.call('STRLEN', key) < length then
   return 0
 end
@@ -28,22 +28,27 @@ local function each(count, width, command, ...)
   end
 end
 local added = tonumber(ARGV[5])
+local first = size == 32 and added > 0
+if first then
+  -- What stands there is of a state that has expired.
+  redis.call('UNLINK', parts)
+end
 each(added, 2, 'HSET', parts)
 local gone = tonumber(ARGV[at])
 at = at + 1
 each(gone, 1, 'HDEL', parts)
-if added > 0 then
-  redis.call('EXPIRE', parts, expiry)
-end
+-- They must not go before the state does.
+redis.call('EXPIRE', parts, expiry)
 local index = 0
 while at <= #ARGV do
   local name, oldest, count = key .. ':d' .. index, ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
+  if first then
+    redis.call('UNLINK', name)
+  end
   each(count, 2, 'ZADD', name, 'GT')
   redis.call('ZREMRANGEBYSCORE', name, '-inf', '(' .. oldest)
-  if count > 0 then
-    redis.call('EXPIRE', name, expiry)
-  end
+  redis.call('EXPIRE', name, expiry)
   index = index + 1
 end
 return 1

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from feature_repo.windows import nodes as tree
+from feature_repo.windows.decoding import Decoded, decode
 from feature_repo.windows.evaluate import Events, Integers
 from feature_repo.windows.functions import COUNT_DISTINCT
 from feature_repo.windows.head import HEAD_BYTES, NOTHING_SEALED, SIZES, Head, Sizes
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import lifetime_s, parts_key, retention_us
 from feature_repo.windows.nodes import FIRST, LAST, LEVEL, PART, Nodes
-from feature_repo.windows.records import FIXED, Decoded, decode, pack_records
+from feature_repo.windows.records import FIXED, pack_records
 from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.wire import bulk, checked, command, exchange
@@ -163,7 +164,9 @@ class Compactor:
         )
         n = int(tail.events.starts[-1])
         times = tail.events.timestamps[:n]
-        newest = max(int(times[-1]) if n else NOTHING_SEALED, head.sealed)
+        # An event whose clock was ahead has a time after it became known, and must not drive out all others.
+        happened = np.minimum(times, tail.events.known[:n])
+        newest = max(int(happened.max()) if n else NOTHING_SEALED, head.sealed)
         oldest = max(newest - retention_us(self._spec), NOTHING_SEALED)
         late = int(np.searchsorted(times, head.sealed, side="right"))
         if not self._merge(key, change, tail, late, oldest):
@@ -231,7 +234,9 @@ class Compactor:
         both = decode(self._spec, [chunk + added.tobytes()])
         n = int(both.events.starts[-1])
         if n == int(node.words[0, tree.COUNT]):
-            return [node]
+            before = decode(self._spec, [chunk]).events
+            if np.array_equal(before.known[:n], both.events.known[:n]):
+                return [node]
         change.remove(int(node.words[0, PART]))
         times = both.events.timestamps[:n]
         cuts = _cuts(times, 0, n - self._sizes.chunk, self._sizes.chunk)

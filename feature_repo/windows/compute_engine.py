@@ -27,9 +27,9 @@ from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.event_sql import check_columns, column_sql, event_number_sql, refuse_nulls
 from feature_repo.windows.head import NOTHING_DROPPED
 from feature_repo.windows.history_writer import HistoryWriter
-from feature_repo.windows.keys import floor_key, loaded_key, retention_us, view_prefix
+from feature_repo.windows.keys import floor_key, lifetime_s, loaded_key, retention_us, view_prefix
 from feature_repo.windows.live import await_recorders
-from feature_repo.windows.records import from_microseconds, to_microseconds
+from feature_repo.windows.scalars import from_microseconds, to_microseconds
 from feature_repo.windows.sources import instant_sql, source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 
@@ -67,7 +67,7 @@ class WindowedComputeEngine(LocalComputeEngine):
             load = HistoryLoad(connection, spec, source, (start, end), loaded, columns)
             load.refuse_a_gap()
             load.refuse_what_lacks(missed)
-            self._raise_floor(client, floor_key(task.project, spec), load.floor())
+            self._raise_floor(client, floor_key(task.project, spec), load.floor(), lifetime_s(spec))
             total = load.keys()
             bar = task.tqdm_builder(total) if task.tqdm_builder else None
             writer = HistoryWriter(client, spec, prefix)
@@ -77,13 +77,15 @@ class WindowedComputeEngine(LocalComputeEngine):
                     bar.update(keys)
             if bar is not None:
                 bar.close()
-        client.set(loaded_key(task.project, spec), end if loaded is None else max(end, loaded))
+        ended = end if loaded is None else max(end, loaded)
+        client.set(loaded_key(task.project, spec), ended, ex=lifetime_s(spec))
 
     @staticmethod
-    def _raise_floor(client: Any, key: bytes, floor: int) -> None:
+    def _raise_floor(client: Any, key: bytes, floor: int, lifetime: int) -> None:
         """Say what is left out before anything is there, so that no question is answered without it."""
-        if floor > int(client.get(key) or NOTHING_DROPPED):
-            client.set(key, floor)
+        highest = max(floor, int(client.get(key) or NOTHING_DROPPED))
+        if highest > NOTHING_DROPPED:
+            client.set(key, highest, ex=lifetime)
 
 
 class HistoryLoad:

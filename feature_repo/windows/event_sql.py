@@ -3,15 +3,15 @@
 import duckdb
 
 from feature_repo.lake import quote
-from feature_repo.windows import records
+from feature_repo.windows import scalars
 from feature_repo.windows.spec import StoredColumn, ViewSpec
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "BOOLEAN"}
 
 
 def event_number_sql(column: str) -> str:
-    """An event's id as the number that states keep (see ``records.event_number``)."""
-    return records.event_number_sql(f"CAST({quote(column)} AS VARCHAR)")
+    """An event's id as the number that states keep (see ``scalars.event_number``)."""
+    return scalars.event_number_sql(f"CAST({quote(column)} AS VARCHAR)")
 
 
 def refuse_nulls(connection: duckdb.DuckDBPyConnection, spec: ViewSpec, source: str) -> None:
@@ -66,7 +66,7 @@ def stored_sql(view: str, column: StoredColumn, duckdb_type: str) -> str:
     """
     name = quote(column.name)
     if column.kind == "code":
-        return records.value_code_sql(f"CAST({name} AS VARCHAR)")
+        return scalars.value_code_sql(f"CAST({name} AS VARCHAR)")
     if duckdb_type in _INTEGERS:
         return f"CAST({name} AS BIGINT) * {10**column.scale}"
     if duckdb_type.startswith("DECIMAL"):

@@ -16,7 +16,7 @@ from feature_repo.windows.derived import features, stored, used
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.reading import StateReader, StateView
-from feature_repo.windows.records import to_microseconds
+from feature_repo.windows.scalars import to_microseconds
 from feature_repo.windows.spec import Derived, ViewSpec
 from feature_repo.windows.state import windows_of_states
 from feature_repo.windows.transform import reals

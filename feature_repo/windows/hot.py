@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from feature_repo.windows import nodes as tree
 from feature_repo.windows.compaction import distinct_columns, expanded, fetch_parts
+from feature_repo.windows.decoding import Decoded, decode
 from feature_repo.windows.evaluate import Asks, Events, Integers, evaluate
 from feature_repo.windows.functions import COUNT_DISTINCT
 from feature_repo.windows.head import HEAD_BYTES, Head
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import distinct_key
 from feature_repo.windows.nodes import COUNT, FIRST, KNOWN, LAST, LEVEL, PART, Nodes
-from feature_repo.windows.records import Decoded, decode
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.wire import bulk, checked, command, exchange
 

@@ -45,7 +45,10 @@ def distinct_key(state: bytes, index: int) -> bytes:
 
 
 def loaded_key(project: str, spec: ViewSpec) -> bytes:
-    """Where the end of the last load of history stands, in microseconds as text."""
+    """Where the end of the last load of history stands, in microseconds as text.
+
+    It expires as the states do that were loaded; recorders keep it up as they keep those up.
+    """
     return view_prefix(project, spec) + b"loaded"
 
 

@@ -31,12 +31,13 @@ from uuid import uuid4
 
 from feast import FeatureStore
 
-from feature_repo.windows.keys import loaded_key, project_prefix
+from feature_repo.windows.keys import expiry_s, floor_key, lifetime_s, loaded_key, project_prefix
 from feature_repo.windows.plain_data import to_data
 from feature_repo.windows.recorder import EventRecorder, windowed_specs
 from feature_repo.windows.resolve import view_from_data, with_bases
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import from_microseconds
+from feature_repo.windows.wire import checked, command, exchange
 
 __all__ = [
     "LEASE_US",
@@ -244,6 +245,7 @@ class LiveRecorder:
             name: json.loads(text)["source"] for name, text in self._raw.items() if name not in self._specs
         }
         self._say_missed(foreign, self._newest)
+        _keep_loads(self._client, self.project, self._specs.values())
         return changed
 
     def close(self) -> None:
@@ -338,6 +340,22 @@ def _renew(
     head = [LEASE_US, int(let_go), recorder, breath, " ".join(follows), len(known) // 2]
     flat = client.eval(_text("live"), 1, live_key(project), *head, *known, *claims)
     return Live.of(dict(zip(flat[::2], flat[1::2], strict=True)))
+
+
+def _keep_loads(client: Any, project: str, specs: Iterable[ViewSpec]) -> None:
+    """What was loaded stays loaded for as long as a recorder writes what has come since."""
+    lifetimes = {
+        key: (expiry_s(spec), lifetime_s(spec))
+        for spec in specs
+        for key in (loaded_key(project, spec), floor_key(project, spec))
+    }
+    if not lifetimes:
+        return
+    left = checked(exchange(client, [command("TTL", key) for key in lifetimes]))
+    for ttl, (key, (least, lifetime)) in zip(left, lifetimes.items(), strict=True):
+        # To look costs the server's log nothing.
+        if 0 <= ttl < least:
+            client.expire(key, lifetime)
 
 
 @cache

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from feature_repo.windows.decoding import Decoder
 from feature_repo.windows.evaluate import Asks, Integers, evaluate
 from feature_repo.windows.head import HEAD_BYTES, NOTHING_DROPPED, Head
 from feature_repo.windows.hot import CompactedError, HotView, Question
 from feature_repo.windows.keys import floor_key, state_key, view_prefix
-from feature_repo.windows.records import Decoder
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.state import refuse_dropped
 from feature_repo.windows.wire import bulk, checked, command, exchange

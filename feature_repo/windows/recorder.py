@@ -17,8 +17,9 @@ from feature_repo.windows.compaction import Compactor, typical_width
 from feature_repo.windows.event_values import Computed, EventValues, Values
 from feature_repo.windows.head import SIZES, Sizes
 from feature_repo.windows.keys import expiry_s, lifetime_s, retention_us, state_key, view_prefix
-from feature_repo.windows.records import Packer, from_microseconds, to_microseconds
+from feature_repo.windows.packing import Packer
 from feature_repo.windows.resolve import with_bases
+from feature_repo.windows.scalars import from_microseconds, to_microseconds
 from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.wire import bulk

@@ -238,7 +238,9 @@ class ViewSpec:
         ]
         layout = [[c.name, c.kind, c.scale] for c in self.columns]
         computed = [self.conditions, [each.digest for each in self.derived], self.corrected]
-        return _digest([*content, layout, self.horizon_us, computed])[:16]
+        # What is kept of sealed events beside them: histograms of some columns, and an index of compared values or none.
+        summed = [sorted(self.ranked), self.delay_us > 0]
+        return _digest([*content, layout, self.horizon_us, computed, summed])[:16]
 
     @cached_property
     def digest(self) -> str:

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from feature_repo.windows.decoding import decode
 from feature_repo.windows.evaluate import Asks, Integers, evaluate
 from feature_repo.windows.head import HEAD_BYTES, NOTHING_DROPPED, Head, new_state
-from feature_repo.windows.records import (
+from feature_repo.windows.packing import pack_event
+from feature_repo.windows.scalars import (
     code,
-    decode,
     event_number,
     from_microseconds,
     number,
-    pack_event,
     to_microseconds,
     value_code,
 )
