@@ -75,7 +75,8 @@ def ask(store, tmp_path_factory):
             f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            # The first answer waits for the kernel, which may have to be compiled.
+            with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
