@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -35,10 +36,9 @@ LATER = sorted(
 )
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory):
+@contextmanager
+def deployed(home):
     """A home with a lake, definitions, forty days of state, and a bundle in ``home/bundle``."""
-    home = tmp_path_factory.mktemp("scoring")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FRAUD_HOME", str(home))
         patch.delenv("FRAUD_REDIS", raising=False)
@@ -49,6 +49,12 @@ def deployment(tmp_path_factory):
         make_bundle(home / "bundle", store)
         yield home
     embedded.stop(home)
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory):
+    with deployed(tmp_path_factory.mktemp("scoring")) as home:
+        yield home
 
 
 def opened(home):
@@ -110,25 +116,26 @@ def test_a_decision_is_the_model_s_on_the_features_that_the_journal_holds(servin
     assert line["definitions_digest"] == bundle.definitions_digest
 
 
-def test_served_features_are_the_offline_ones_to_the_bit(serving, deployment):
+def test_served_features_are_the_offline_ones_to_the_bit(tmp_path):
     """The whole stretch in order of known time, chargebacks between, each transaction recorded after scoring."""
     reported = [row for row in CHARGEBACKS if row["created_timestamp"] >= LOADED_UNTIL]
     arrivals = sorted([*LATER, *reported], key=lambda row: row["created_timestamp"])
-    for row in arrivals:
-        if "reason_code" in row:
-            sent = {name: value for name, value in row.items() if name != "event_day"}
-            for name in ("event_timestamp", "created_timestamp"):
-                sent[name] = sent[name].isoformat()
-            send(serving, "chargeback", sent)
-        else:
-            assert score(serving, body_of(row))["degraded"] is None
-    load_journal(deployment / "journal", settings().lake)
-    ids = {row["transaction_id"] for row in LATER}
-    lines = [line for line in read_decisions(deployment / "journal") if line["transaction_id"] in ids]
-    assert len(lines) == len(ids)
-    assert any(line["state_seen"]["customer_activity"] for line in lines)
-    store = open_store()
-    offline = store.get_historical_features(asked_of(lines), store.get_feature_service(SERVICE)).to_df()
+    # In a home of its own: afterwards its states no longer reach back to where the other tests score.
+    with deployed(tmp_path), closing(opened(tmp_path)) as serving:
+        for row in arrivals:
+            if "reason_code" in row:
+                sent = {name: value for name, value in row.items() if name != "event_day"}
+                for name in ("event_timestamp", "created_timestamp"):
+                    sent[name] = sent[name].isoformat()
+                send(serving, "chargeback", sent)
+            else:
+                assert score(serving, body_of(row))["degraded"] is None
+        load_journal(tmp_path / "journal", settings().lake)
+        lines = list(read_decisions(tmp_path / "journal"))
+        assert len(lines) == len(LATER)
+        assert any(line["state_seen"]["customer_activity"] for line in lines)
+        store = open_store()
+        offline = store.get_historical_features(asked_of(lines), store.get_feature_service(SERVICE)).to_df()
     for name in lines[0]["features"]:
         served = [np.nan if line["features"][name] is None else line["features"][name] for line in lines]
         recomputed = offline[name].to_numpy(np.float64, na_value=np.nan)

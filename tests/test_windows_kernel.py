@@ -242,9 +242,9 @@ def test_distinct_counts_take_unknown_events_out_and_put_them_back():
     assert rows == [[2], [3], [2], [3]]
 
 
-def test_a_key_with_fifty_thousand_events_is_exact_at_every_function():
+def test_a_key_with_ten_thousand_events_is_exact_at_every_function():
     rng = random.Random(11)
-    n = 50_000
+    n = 10_000
     times = sorted(rng.randrange(4000 * SECOND) for _ in range(n))
     known = [t + rng.choice([0] * 50 + [SECOND, 300 * SECOND]) for t in times]
     values = [rng.choice([None, rng.randrange(-(10**9), 10**9), rng.randrange(50)]) for _ in range(n)]

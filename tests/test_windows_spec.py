@@ -59,7 +59,7 @@ def stream_view(*aggregations, **options):
     ("aggregates", "options", "part", "way_out"),
     [
         ({("median", "amount"): ["1d"]}, {}, "'median'", "use one of count, sum, mean"),
-        ({("sum", "amount"): ["1 day"]}, {}, "'1 day'", "write 7d, 12h, 30m or 45s"),
+        ({("sum", "amount"): ["1 day"]}, {}, "'1 day'", "write 7d, 12h, 30m, 45s or lifetime"),
         ({("sum", "amount"): ["1.5d"]}, {}, "'1.5d'", "write 7d"),
         ({("sum", "amount"): ["0d"]}, {}, "all_amount_sum_0s", "give a positive timedelta"),
         ({("sum", ""): ["1d"]}, {}, "sum needs a column", "name one"),
@@ -92,7 +92,7 @@ def amounts(function="sum", window=timedelta(days=1)):
     ("aggregation", "tags", "part", "way_out"),
     [
         (amounts(window=None), {"window.event_id": "id"}, "'x': time_window is None", "positive timedelta"),
-        (amounts("p99"), {"window.event_id": "id"}, "'p99'", "use one of count"),
+        (amounts("p42"), {"window.event_id": "id"}, "'p42'", "use one of count"),
         (amounts(), {}, "tag window.event_id is missing", "name the column"),
         (amounts(), {"window.event_id": "id", "window.scale": "two"}, "window.scale 'two'", "write"),
     ],
@@ -171,6 +171,11 @@ def test_names_derive_from_prefix_column_function_and_window():
         "all_amount_count_distinct_1d",
         "all_events_seconds_since_last_1d",
         "all_events_seconds_since_first_1d",
+        "all_amount_p50_1d",
+        "all_amount_p75_1d",
+        "all_amount_p90_1d",
+        "all_amount_p95_1d",
+        "all_amount_p99_1d",
     ]
 
 
