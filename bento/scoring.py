@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = ["STATUS_OF_DECISION", "Reply", "Scorer", "answer"]
 STATUS_OF_DECISION = {"approve": "approved", "review": "pending", "decline": "declined"}
 """The status under which a decided transaction is recorded."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
 
@@ -83,7 +85,8 @@ class Scorer:
         ends.append(time.perf_counter_ns())
         score, decision = self._decide(champion, transaction, seen)
         ends.append(time.perf_counter_ns())
-        known_us = recording.record_scored(transaction.event(STATUS_OF_DECISION[decision]))
+        event = transaction.event(STATUS_OF_DECISION[decision])
+        known_us = recording.record_scored({**event, "scored_timestamp": _scored(transaction, seen)})
         ends.append(time.perf_counter_ns())
         record = _record(transaction, digest, champion, seen, score, decision)
         record["created_timestamp_us"] = known_us
@@ -139,6 +142,17 @@ class Scorer:
             exc_info=error if whole else None,
             extra={"transaction_id": transaction.transaction_id, "error": repr(error)},
         )
+
+
+def _scored(transaction: Transaction, seen: _Seen) -> datetime | None:
+    """As of when the transaction was scored, kept with it so that what is derived from its features then can be again.
+
+    None where no features were read, and of a transaction that comes with its own known time: that is history replayed, and
+    derived columns of history are as of the event time, as they are in the lake that it came from.
+    """
+    if seen.values is None or transaction.created_timestamp is not None:
+        return None
+    return _EPOCH + timedelta(microseconds=seen.known_as_of_us)
 
 
 def answer(record: Mapping[str, Any]) -> bytes:

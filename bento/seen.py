@@ -21,8 +21,8 @@ __all__ = ["DECISION", "Entry", "Seen", "content_digest"]
 DECISION = "decision"
 """What is indexed of an id: its decision, or the event recorded in the table of that name."""
 
-# Outcome and known time may change from one delivery to the next; the rest is what an id stands for.
-_NOT_CONTENT = ("status", "created_timestamp")
+# Outcome and known times may change from one delivery to the next; the rest is what an id stands for.
+_NOT_CONTENT = ("status", "created_timestamp", "scored_timestamp")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS seen (

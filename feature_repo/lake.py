@@ -4,7 +4,7 @@ Every table is partitioned by ``event_day`` (the UTC day of ``event_timestamp``,
 Parquet files of one Delta version and hand them to DuckDB, which reads them at its own Parquet speed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ TRANSACTIONS = pa.schema(
         pa.field("terminal_latitude", pa.float64()),
         pa.field("terminal_longitude", pa.float64()),
         pa.field("created_timestamp", TIMESTAMP, nullable=False),
+        # As of when the service read the features of a transaction that it scored as it happened; null of all others.
+        pa.field("scored_timestamp", TIMESTAMP),
         pa.field("event_day", pa.date32(), nullable=False),
     ]
 )
@@ -75,12 +77,14 @@ class Snapshot:
         files: the Parquet files that hold its rows, as absolute paths.
         columns: name and DuckDB type of each column; empty where the type is not primitive.
         partitions: names of the columns that stand in the files' paths.
+        alike: every file holds every other column. A column that came later is null in the files before it.
     """
 
     version: int
     files: tuple[str, ...]
     columns: tuple[tuple[str, str], ...]
     partitions: tuple[str, ...]
+    alike: bool = True
 
     @property
     def sql(self) -> str:
@@ -88,7 +92,12 @@ class Snapshot:
         if not self.files:
             return no_rows_sql(self.columns)
         types = dict(self.columns)
-        return parquet_sql(self.files, {name: types[name] for name in self.partitions})
+        read = parquet_sql(self.files, {name: types[name] for name in self.partitions}, alike=self.alike)
+        if self.alike:
+            return read
+        # No file may hold a column yet, so the table's own say what there is.
+        whole = no_rows_sql(tuple(column for column in self.columns if column[1]))
+        return f"(SELECT * FROM {read} UNION ALL BY NAME SELECT * FROM {whole})"
 
 
 def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
@@ -107,9 +116,16 @@ def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
     columns = tuple(
         (field.name, _duckdb_type(getattr(field.type, "type", ""))) for field in table.schema().fields
     )
-    return Snapshot(
-        table.version(), tuple(table.file_uris()), columns, tuple(table.metadata().partition_columns)
-    )
+    partitions = tuple(table.metadata().partition_columns)
+    held = [name for name, _ in columns if name not in partitions]
+    return Snapshot(table.version(), tuple(table.file_uris()), columns, partitions, _alike(table, held))
+
+
+def _alike(table: DeltaTable, columns: Sequence[str]) -> bool:
+    """Whether the log says of every file that it holds the columns; it counts the nulls of those that a file has."""
+    files = pa.table(table.get_add_actions(flatten=True))
+    names = [f"null_count.{name}" for name in columns]
+    return all(name in files.column_names and not files[name].null_count for name in names)
 
 
 def _duckdb_type(delta: str) -> str:
@@ -122,18 +138,22 @@ def no_rows_sql(columns: tuple[tuple[str, str], ...]) -> str:
     return f"(SELECT {nulls} WHERE false)"
 
 
-def parquet_sql(files: tuple[str, ...], partitions: Mapping[str, str] | None = None) -> str:
+def parquet_sql(
+    files: tuple[str, ...], partitions: Mapping[str, str] | None = None, *, alike: bool = True
+) -> str:
     """A DuckDB table expression over Parquet files.
 
     Args:
         files: at least one.
         partitions: columns that stand in the files' paths, each with its DuckDB type.
+        alike: all hold the same columns; else what some lack is null there.
     """
     names = ", ".join(_literal(name) for name in files)
+    by_name = "" if alike else ", union_by_name=true"
     if not partitions:
-        return f"read_parquet([{names}], hive_partitioning=false)"
+        return f"read_parquet([{names}], hive_partitioning=false{by_name})"
     types = ", ".join(f"{_literal(name)}: {kind}" for name, kind in partitions.items())
-    return f"read_parquet([{names}], hive_partitioning=true, hive_types={{{types}}})"
+    return f"read_parquet([{names}], hive_partitioning=true, hive_types={{{types}}}{by_name})"
 
 
 def quote(name: str) -> str:

@@ -1,4 +1,9 @@
-"""Where events come from: Delta tables for history, a push source each for what arrives."""
+"""Where events come from: Delta tables for history, a push source each for what arrives.
+
+Both tables say when an event happened and when it became known. ``transactions`` also has ``scored_timestamp``: as of when
+the service read the features of a transaction that it scored as it happened, null of all others. A derived column declared
+with ``as_of="scored_timestamp"`` is thus computed from exactly what the decision was made on.
+"""
 
 from pathlib import Path
 

@@ -42,13 +42,13 @@ def lake_rows_sql(lake: Path, table: str) -> str:
     """A DuckDB table expression over the table's newest version; of no rows if there is none."""
     if version_of(lake, table) is not None:
         return snapshot(lake / table).sql
+    return no_rows_sql(tuple((field.name, _sql_type(field.type)) for field in SCHEMAS[table]))
+
+
+def _sql_type(kind: pa.DataType) -> str:
     kinds = {"string": "VARCHAR", "int64": "BIGINT", "double": "DOUBLE", "date32[day]": "DATE"}
-    return no_rows_sql(
-        tuple((field.name, kinds.get(str(field.type)) or _other_type(field.type)) for field in SCHEMAS[table])
-    )
-
-
-def _other_type(kind: pa.DataType) -> str:
+    if str(kind) in kinds:
+        return kinds[str(kind)]
     if pa.types.is_timestamp(kind):
         return "TIMESTAMPTZ"
     return f"DECIMAL({kind.precision}, {kind.scale})" if pa.types.is_decimal(kind) else ""
@@ -63,14 +63,22 @@ def append(
 ) -> int:
     """Append the rows of a query to a table of the lake in one commit, and return the new version.
 
-    ``rows_sql`` yields the table's columns by name, ``event_day`` left out: it is derived here. Call it under
+    ``rows_sql`` yields the table's columns by name, ``event_day`` left out: it is derived here. Columns that may be
+    null may be left out too. A table from before a column was there gets it, null in all that it holds. Call it under
     `lake_lock`, with rows that the table does not have. ``wrote`` is called with the rows written so far.
 
     Raises:
         OSError: the commit failed (no space, no permission, a broken table); the table is as before.
     """
     schema = SCHEMAS[table]
-    columns = ", ".join(name for name in schema.names if name != "event_day")
+    given = con.sql(f"SELECT * FROM ({rows_sql})").columns
+    columns = ", ".join(
+        name
+        if name in given or not schema.field(name).nullable
+        else f"CAST(NULL AS {_sql_type(schema.field(name).type)}) AS {name}"
+        for name in schema.names
+        if name != "event_day"
+    )
     # Ordered by day, so that one partition is open at a time, and by time within it, so that readers skip row
     # groups.
     ordered = (
@@ -84,6 +92,7 @@ def append(
             pa.RecordBatchReader.from_batches(schema, _exact(batches, schema, wrote)),
             mode="append",
             partition_by=["event_day"],
+            schema_mode="merge" if _lacks(lake / table, schema) else None,
         )
     except DeltaError as error:
         raise OSError(
@@ -93,6 +102,15 @@ def append(
     if version is None:
         raise RuntimeError(f"{lake / table}: no Delta table after a commit; was it removed meanwhile?")
     return version
+
+
+def _lacks(path: Path, schema: pa.Schema) -> bool:
+    """Whether a table that is there lacks a column."""
+    try:
+        there = {field.name for field in DeltaTable(str(path)).schema().fields}
+    except TableNotFoundError:
+        return False
+    return not there.issuperset(schema.names)
 
 
 def _exact(

@@ -136,6 +136,7 @@ def _tables(rng: np.random.Generator, simulation: Simulation) -> tuple[pa.Table,
         "terminal_latitude": pa.array(world.terminal_latitude[events.terminal]),
         "terminal_longitude": pa.array(world.terminal_longitude[events.terminal]),
         "created_timestamp": pa.array(created_us, TRANSACTIONS.field("created_timestamp").type),
+        "scored_timestamp": pa.nulls(size, TRANSACTIONS.field("scored_timestamp").type),
         "event_day": pa.array((at_us // DAY_US).astype(np.int32)).cast(pa.date32()),
     }
     transactions = pa.table([columns[name] for name in TRANSACTIONS.names], schema=TRANSACTIONS)

@@ -70,9 +70,9 @@ def fill_lake(lake, transactions, chargebacks):
         write_deltalake(str(lake / name), table, partition_by=["event_day"])
 
 
-def make_bundle(folder, store, digest=None, seed=0, rules=(), definitions=None):
+def make_bundle(folder, store, digest=None, seed=0, rules=(), definitions=None, service=SERVICE):
     """A bundle whose scores depend on every kind of feature; ``digest`` None is that of the store's definitions."""
-    names = service_features(store.get_feature_service(SERVICE))
+    names = service_features(store.get_feature_service(service))
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(400, len(names))) * 10 ** rng.uniform(0, 4, size=len(names))
     values[rng.random(values.shape) < 0.1] = np.nan
@@ -82,8 +82,8 @@ def make_bundle(folder, store, digest=None, seed=0, rules=(), definitions=None):
     )
     classifier.fit(values, labels)
     spec = BundleSpec(
-        feature_service=SERVICE,
-        definitions_digest=digest or definitions_digest(store, SERVICE),
+        feature_service=service,
+        definitions_digest=digest or definitions_digest(store, service),
         feature_names=names,
         calibration=Calibration(1.0, -2.0),
         policy=Policy(),
@@ -95,7 +95,7 @@ def make_bundle(folder, store, digest=None, seed=0, rules=(), definitions=None):
 
 def body_of(row, **changes):
     """A lake's transaction as a request."""
-    names = set(TRANSACTIONS.names) - {"amount_usd_cents", "event_day"}
+    names = set(TRANSACTIONS.names) - {"amount_usd_cents", "scored_timestamp", "event_day"}
     sent = {name: row[name] for name in sorted(names) if row[name] is not None} | changes
     for name in ("event_timestamp", "created_timestamp"):
         if isinstance(sent.get(name), datetime):

@@ -93,6 +93,7 @@ class TestTheHandbooksColumns:
             **dict.fromkeys(("channel", "category", "customer_latitude", "customer_longitude")),
             **dict.fromkeys(("terminal_latitude", "terminal_longitude")),
             "created_timestamp": at,
+            "scored_timestamp": None,
             "event_day": date(2018, 4, 2),
         }
 

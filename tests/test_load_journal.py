@@ -5,12 +5,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from deltalake import Field as DeltaField
 
 from feature_repo.journal import Journal
-from feature_repo.lake import TRANSACTIONS
+from feature_repo.lake import TRANSACTIONS, snapshot
 from pipelines.load_journal import load_journal
 
 START = datetime(2025, 3, 1, 12, 0, 0, 123457, tzinfo=UTC)
@@ -34,6 +36,7 @@ def transaction(number: int, **changes: Any) -> dict[str, Any]:
         "terminal_latitude": None,
         "terminal_longitude": None,
         "created_timestamp": at + timedelta(microseconds=1),
+        "scored_timestamp": None,
     }
     return row | changes
 
@@ -130,6 +133,47 @@ def test_no_journal_is_no_error_and_makes_no_table(tmp_path: Path) -> None:
     report = load_journal(tmp_path / "absent", tmp_path / "lake")
     assert report.added == {"transactions": 0, "chargebacks": 0}
     assert not (tmp_path / "lake").exists()
+
+
+def before_scoring(path: Path, *numbers: int) -> None:
+    """A table of a lake from before transactions said as of when they were scored."""
+    rows = [transaction(n) | {"event_day": transaction(n)["event_timestamp"].date()} for n in numbers]
+    schema = TRANSACTIONS.remove(TRANSACTIONS.get_field_index("scored_timestamp"))
+    table = pa.Table.from_pylist(rows, TRANSACTIONS).select(schema.names).cast(schema)
+    write_deltalake(str(path), table, partition_by=["event_day"])
+
+
+def scored_in(path: Path) -> dict[str, datetime | None]:
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        query = f"SELECT transaction_id, scored_timestamp FROM {snapshot(path).sql}"
+        found: dict[str, datetime | None] = dict(connection.execute(query).fetchall())
+        return found
+
+
+def test_a_table_from_before_a_column_gets_it_with_the_first_events_that_come(
+    journal: Journal, tmp_path: Path
+) -> None:
+    path = tmp_path / "lake" / "transactions"
+    before_scoring(path, 1, 30)
+    assert snapshot(path).alike
+    scored = START + timedelta(days=1, microseconds=7)
+    journal.event("transactions", transaction(2, scored_timestamp=scored))
+    journal.event("transactions", transaction(3))
+    assert load_journal(journal.folder, tmp_path / "lake").added["transactions"] == 2
+    assert not snapshot(path).alike
+    assert scored_in(path) == {"t1": None, "t30": None, "t2": scored, "t3": None}
+    assert DeltaTable(str(path)).schema().to_json().count("scored_timestamp") == 1
+    journal.event("transactions", transaction(4))
+    load_journal(journal.folder, tmp_path / "lake")
+    assert len(scored_in(path)) == 5
+
+
+def test_a_column_that_no_file_holds_yet_is_null(tmp_path: Path) -> None:
+    path = tmp_path / "transactions"
+    before_scoring(path, 1, 30)
+    DeltaTable(str(path)).alter.add_columns([DeltaField("scored_timestamp", "timestamp")])
+    assert scored_in(path) == {"t1": None, "t30": None}
 
 
 def test_an_event_without_a_required_value_is_refused_by_name_and_nothing_is_written(
