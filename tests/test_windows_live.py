@@ -7,6 +7,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from feature_repo.windows.derived import derive
 from feature_repo.windows.keys import expiry_s, lifetime_s, loaded_key
 from feature_repo.windows.live import (
     LEASE_US,
@@ -20,7 +21,16 @@ from feature_repo.windows.live import (
 from feature_repo.windows.plan import StateReader, StateView
 from feature_repo.windows.recorder import windowed_specs
 from feature_repo.windows.state import to_microseconds
-from tests.windows_project import at, event, events_source, online_client, project, view_of, write_events
+from tests.windows_project import (
+    HOLDER,
+    at,
+    event,
+    events_source,
+    online_client,
+    project,
+    view_of,
+    write_events,
+)
 
 SHORT = {("count", ""): ["10s"], ("sum", "amount"): ["10s"]}
 LONG = {("count", ""): ["1m"], ("sum", "amount"): ["1m"]}
@@ -224,6 +234,37 @@ def test_a_deleted_view_leaves_nothing_but_what_a_model_reads(small, served):
     else:
         assert recorder.specs == ()
         assert client.keys("window:small:view:*") == []
+
+
+def test_a_derived_view_is_written_only_once_what_it_is_computed_from_has_its_history(small):
+    """A value computed from a state that is not loaded yet would be another than history's, and would stay."""
+    store, source, path = small
+    past = [event(1, 1, amount=2), event(2, 2, amount=4)]
+    write_events(path, past)
+    recorder = LiveRecorder.open(store)
+    usual = view_of(source, {("mean", "amount"): ["1m"]}, name="usual", prefix="usual")
+    then = derive("then", [usual], [HOLDER], "usual_amount_mean_1m", 2)
+    peak = view_of(source, {("sum", "then"): ["1m"]}, name="peak", prefix="peak", derived=[then])
+    store.apply([usual, peak])
+    recorder.follow([])
+    specs = {spec.view: spec for spec in windowed_specs(store)}
+    assert set(recorder.specs) == {specs["usual"], specs["view"]}
+    recorder.record("events", [event(3, 3, amount=9)])
+    write_events(path, [*past, event(3, 3, amount=9)])
+    with pytest.raises(ValueError, match="peak: recorders run, and its columns are computed from usual"):
+        store.materialize(at(-1), at(3.5), feature_views=["peak"])
+    store.materialize(at(-1), at(3.5), feature_views=["usual"])
+    recorder.record("events", [event(4, 4, amount=1)])
+    assert recorder.follow([])
+    assert set(recorder.specs) == set(specs.values())
+    client = online_client(store)
+    assert incomplete(client, store.project, [specs["peak"]]) == ["peak"]
+    write_events(path, [*past, event(3, 3, amount=9), event(4, 4, amount=1)])
+    store.materialize(at(-1), at(4.5), feature_views=["peak"])
+    recorder.record("events", [event(5, 5)])
+    assert incomplete(client, store.project, [specs["peak"]]) == []
+    # Means before each event: none, 2, 3, 5, 4.
+    assert answers(store, specs["peak"], 6) == {"peak_then_sum_1m": 1400}
 
 
 def test_an_empty_registry_is_refused(home):

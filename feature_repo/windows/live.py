@@ -15,6 +15,9 @@ for as long as a served model reads it. A definition that nobody has renewed for
 A state is complete if a load of history ended after ``missed``: what the load did not bring was recorded live. It holds
 whichever of apply, take-up, load and restart comes first, and it is why nothing is lost between a load's end and the moment
 at which a recorder took the definition up.
+
+A view with derived columns is written only while all states that they are computed from are complete: of others the values
+would be wrong, and kept. Until then events miss it, as they miss what no recorder has taken up.
 """
 
 import json
@@ -46,6 +49,7 @@ __all__ = [
     "await_recorders",
     "claim",
     "incomplete",
+    "lacking",
     "let_go",
     "live_key",
     "read_live",
@@ -111,12 +115,23 @@ def claim(client: Any, project: str, specs: Iterable[ViewSpec]) -> Live:
     return _renew(client, project, [], [], read=with_bases(specs))
 
 
-def incomplete(client: Any, project: str, specs: Sequence[ViewSpec]) -> list[str]:
-    """Views whose state lacks events: no history was loaded under this definition, or only up to before ``missed``."""
-    specs, live = with_bases(specs), read_live(client, project)
+def incomplete(client: Any, project: str, specs: Iterable[ViewSpec]) -> list[str]:
+    """Names of ``lacking``, each once."""
+    return list(dict.fromkeys(spec.view for spec in lacking(client, project, specs)))
+
+
+def lacking(client: Any, project: str, specs: Iterable[ViewSpec], live: Live | None = None) -> list[ViewSpec]:
+    """Those of the views, and of what they are computed from, whose state lacks events.
+
+    No history was loaded under this definition, or only up to before ``missed``.
+
+    Args:
+        live: the hash, if it is at hand.
+    """
+    specs, live = with_bases(specs), live or read_live(client, project)
     loaded = client.mget([loaded_key(project, spec) for spec in specs]) if specs else []
     return [
-        spec.view
+        spec
         for spec, end in zip(specs, loaded, strict=True)
         if end is None or _lacks(live.missed_by(spec), int(end))
     ]
@@ -137,9 +152,15 @@ def await_recorders(
         ``Live.missed_by``: the history must hold every event known up to then.
 
     Raises:
-        ValueError: a recorder does not take it up, or ``end`` lies before what was recorded without it.
+        ValueError: a recorder does not take it up, or cannot yet; or ``end`` lies before what was recorded without it.
     """
     name, live = _name(spec), read_live(client, project)
+    bases = [base.view for base in lacking(client, project, with_bases([spec])[1:], live)]
+    if bases and live.follows:
+        raise ValueError(
+            f"{spec.view}: recorders run, and its columns are computed from {', '.join(bases)}, which lack history; "
+            "materialize those first (fraud backfill does)"
+        )
     for _ in range(round(wait_s / 0.2)):
         if all(name in follows for follows in live.follows.values()):
             break
@@ -193,6 +214,7 @@ class LiveRecorder:
         self._lock = threading.Lock()
         self._newest: dict[str, int] = {}
         self._raw: Mapping[str, str] = {}
+        self._understood: dict[str, ViewSpec] = {}
         self._specs: dict[str, ViewSpec] = {}
         self._recorder = EventRecorder.of(self._client, self.project, [])
 
@@ -232,19 +254,21 @@ class LiveRecorder:
             redis.RedisError: no answer. Exception: whatever the registry raises. It writes on as before then.
         """
         live = self._say(with_bases(self._registered.specs()), with_bases(read))
-        changed = False
         if live.specs != self._raw:
-            specs = {name: spec for name, text in live.specs.items() if (spec := _parse(name, text))}
-            changed = set(specs) != set(self._specs)
-            if changed:
-                self._take_up(specs)
-                self._say([])
+            self._understood = {
+                name: spec for name, text in live.specs.items() if (spec := _parse(name, text))
+            }
             self._raw = live.specs
-        # What this code cannot write goes on without what is recorded here.
-        foreign = {
+        specs = self._writable(live)
+        changed = set(specs) != set(self._specs)
+        if changed:
+            self._take_up(specs)
+            self._say([])
+        # What is not written here goes on without what is recorded here.
+        others = {
             name: json.loads(text)["source"] for name, text in self._raw.items() if name not in self._specs
         }
-        self._say_missed(foreign, self._newest)
+        self._say_missed(others, self._newest)
         _keep_loads(self._client, self.project, self._specs.values())
         return changed
 
@@ -257,6 +281,19 @@ class LiveRecorder:
             redis.RedisError: no answer.
         """
         self._say([], breath=-1)
+
+    def _writable(self, live: Live) -> dict[str, ViewSpec]:
+        """What is live and known to this code, but for views computed from states that lack history."""
+        bases = {name: with_bases([spec])[1:] for name, spec in self._understood.items()}
+        needed = [base for each in bases.values() for base in each]
+        poor = (
+            {_name(base) for base in lacking(self._client, self.project, needed, live)} if needed else set()
+        )
+        return {
+            name: spec
+            for name, spec in self._understood.items()
+            if poor.isdisjoint(_name(base) for base in bases[name])
+        }
 
     def _take_up(self, specs: dict[str, ViewSpec]) -> None:
         recorder = EventRecorder.of(self._client, self.project, specs.values())
