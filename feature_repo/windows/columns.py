@@ -60,13 +60,28 @@ def arrow_columns(rows: Integers, whole: NDArray[np.bool_], pool: Executor, part
     return [_array(columns[a], valid[a], int(missing[a]), bool(whole[a])) for a in range(outputs)]
 
 
+@njit(cache=True, nogil=True)
+def fill_reals(results: Any, whole: Any, columns: Any) -> None:
+    """Turn int64[r, a], as the kernel writes it, into float64[a, r], null as NaN: contiguous columns.
+
+    Columns with gaps between their values would not do: numpy may take another path, with other bits, through them.
+    """
+    real = results.view(np.float64)
+    for a in range(results.shape[1]):
+        for r in range(results.shape[0]):
+            if not whole[a]:
+                columns[a, r] = real[r, a]
+            elif results[r, a] == NULL:
+                columns[a, r] = np.nan
+            else:
+                columns[a, r] = results[r, a]
+
+
 def as_reals(spec: ViewSpec, results: Integers) -> dict[str, Reals]:
     """A view's results as float64 columns by name, null as NaN."""
-    real = results.view(np.float64).copy()
-    whole = results[:, spec.whole]
-    real[:, spec.whole] = np.where(whole == NULL, np.nan, whole)
-    # One contiguous column each: numpy may take another path, with other bits, through memory with gaps.
-    return dict(zip((a.name for a in spec.aggregates), np.ascontiguousarray(real.T), strict=True))
+    columns = np.empty(results.shape[::-1])
+    fill_reals(results, spec.whole, columns)
+    return dict(zip((a.name for a in spec.aggregates), columns, strict=True))
 
 
 def _array(values: Integers, valid: NDArray[np.uint8], nulls: int, whole: bool) -> pa.Array:

@@ -7,6 +7,10 @@ order of arrival. Most keys have no nodes. ``record.lua`` only appends to the ta
 
 import struct
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
 
 from feature_repo.windows.kernel import NULL
 
@@ -47,6 +51,45 @@ class Head:
         return _LAYOUT.pack(
             self.dropped, self.generation, self.size, self.sealed, self.late, self.distinct, self.compact_at
         )
+
+
+@njit(cache=True, nogil=True)
+def open_states(
+    data: Any, lengths: Any, floors: Any, instants: Any, horizons: Any, bounds: Any, sealed: Any
+) -> Any:
+    """Look at the heads of the states of several views, one after the other in ``data``, n of each view.
+
+    Args:
+        lengths: int64[v * n] bytes of each; 0 where there is none.
+        floors, horizons: int64[v] event time up to which anything may be missing of a view, and how far its windows reach.
+        instants: int64[n] what is asked.
+        bounds: int64[v * n, 2], to be filled with where the tail lies of each state that has nothing sealed, else with an
+            empty range. sealed: bool[v * n], to be filled with which others those are.
+
+    Returns:
+        A state whose windows reach to what was dropped, or -1.
+    """
+    at, n = 0, len(instants)
+    refused = -1
+    for s in range(len(lengths)):
+        end, begin = at + lengths[s], at + lengths[s]
+        dropped = floors[s // n]
+        sealed[s] = False
+        if lengths[s] >= HEAD_BYTES:
+            own, size = np.int64(0), np.int64(0)
+            for i in range(8):
+                own |= np.int64(data[at + i]) << np.int64(8 * i)
+            for i in range(4):
+                size |= np.int64(data[at + 12 + i]) << np.int64(8 * i)
+            dropped = max(dropped, own)
+            sealed[s] = size != HEAD_BYTES
+            if not sealed[s]:
+                begin = at + HEAD_BYTES
+        if refused < 0 and dropped >= instants[s % n] - horizons[s // n]:
+            refused = s
+        bounds[s, 0], bounds[s, 1] = begin, end
+        at = end
+    return refused
 
 
 def new_state(records: bytes) -> bytes:

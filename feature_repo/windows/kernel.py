@@ -988,3 +988,55 @@ def _fill(dense: Any, values: Any, blocks: Any, c: Any, i: Any) -> Any:
             return
     if values[c, i] != NULL:
         dense[bucket_of(values[c, i])] += 1
+
+
+@njit(cache=True, nogil=True)
+def window_values_of_views(
+    fixed: Any,
+    values: Any,
+    starts: Any,
+    rooms: Any,
+    columns: Any,
+    versions: Any,
+    programs: Any,
+    program_starts: Any,
+    windows: Any,
+    window_starts: Any,
+    delays: Any,
+    instants: Any,
+    known_as_of: Any,
+    out: Any,
+) -> Any:
+    """``window_values`` of several views, each for the same n keys, one instant a key: one call a request.
+
+    Args:
+        fixed: int64[4, m] times, known times, ids, ``until`` of the events; those of view v stand from ``rooms[v]`` on.
+        values: int64, for each view its columns one after the other, each as long as its room.
+        starts: int64[v * (n + 1)], each view's, counted from the start of its room.
+        columns, versions, delays: of each view how many columns, whether ``until`` counts, and its delay.
+        programs, windows: of all views, view v's from ``program_starts[v]`` and ``window_starts[v]`` on.
+        instants, known_as_of: int64[n].
+        out: int64, for each view its int64[n, a].
+
+    Returns:
+        (status, view, key, column), as there.
+    """
+    n, cell, place = len(instants), 0, 0
+    keys = np.arange(n + 1)
+    for v in range(len(columns)):
+        begin, end, c = rooms[v], rooms[v + 1], columns[v]
+        program = programs[program_starts[v] : program_starts[v + 1]]
+        a = len(program)
+        whole = out[place : place + n * a].reshape((n, a))
+        until = fixed[3, begin:end] if versions[v] else fixed[3, begin:begin]
+        status, key, column = window_values(
+            fixed[0, begin:end], fixed[1, begin:end], until,
+            values[cell : cell + c * (end - begin)].reshape((c, end - begin)), starts[v * (n + 1) : (v + 1) * (n + 1)], None,
+            instants, known_as_of, keys, keys[:n], program, windows[window_starts[v] : window_starts[v + 1]], delays[v],
+            0, n, whole, whole.view(np.float64),
+        )  # fmt: skip
+        if status:
+            return status, v, key, column
+        cell += c * (end - begin)
+        place += n * a
+    return _OK, 0, 0, 0

@@ -11,7 +11,7 @@ import numpy as np
 from feast import FeatureStore
 from numpy.typing import NDArray
 
-from feature_repo.windows.columns import as_reals
+from feature_repo.windows.columns import fill_reals
 from feature_repo.windows.evaluate import Integers
 from feature_repo.windows.live import incomplete
 from feature_repo.windows.reading import StateReader as StateReader
@@ -59,10 +59,15 @@ class OnlinePlan:
         self._project = project
         self._reader = StateReader(client, views)
         self._transforms = tuple(transforms)
-        computed = {a.name for spec in self.views for a in spec.aggregates}
+        self._computed = [a.name for spec in self.views for a in spec.aggregates]
         self.request_columns = tuple(
-            sorted({name for t in self._transforms for name in t.inputs} - computed - {TIME})
-        )  # fmt: skip
+            sorted({name for t in self._transforms for name in t.inputs} - {*self._computed, TIME})
+        )
+        rows = {name: row for row, name in enumerate(self._computed)}
+        places = [(place, rows[name]) for place, name in enumerate(feature_names) if name in rows]
+        # Where windows stand among the features, and among what the views compute.
+        self._places, self._rows = np.array(places, dtype=np.int64).reshape(-1, 2).T
+        self._made = [(place, name) for place, name in enumerate(feature_names) if name not in rows]
 
     @classmethod
     def compile(cls, store: FeatureStore, feature_service: str) -> "OnlinePlan":
@@ -107,16 +112,29 @@ class OnlinePlan:
         given = rows[0].get(KNOWN_AS_OF) is not None
         known = np.array([row[KNOWN_AS_OF] for row in rows], dtype=np.int64) if given else None
         windows, instants, known = self._reader.read(rows, instants, known)
+        reals, at, seen = np.empty((len(self._computed), len(rows))), 0, {}
+        for spec, (results, counts) in zip(self.views, windows, strict=True):
+            end = at + len(spec.aggregates)
+            fill_reals(results, spec.whole, reals[at:end])
+            seen[spec.view], at = counts, end
+        values = np.empty((len(rows), len(self.feature_names)))
+        values[:, self._places] = reals[self._rows].T
+        if self._transforms:
+            columns = self._transformed(rows, instants, reals)
+            for place, name in self._made:
+                values[:, place] = columns[name]
+        return Answer(values, known, seen)
+
+    def _transformed(
+        self, rows: Sequence[Mapping[str, Any]], instants: Integers, computed: Reals
+    ) -> dict[str, Reals]:
+        """What the transforms make of the windows and the rows, beside what they make it of."""
         columns: dict[str, Reals] = {TIME: np.floor_divide(instants, 1_000_000).astype(np.float64)}
         for name in self.request_columns:
             columns[name] = np.array(
                 [np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64
             )
-        seen = {}
-        for spec, (results, counts) in zip(self.views, windows, strict=True):
-            columns |= as_reals(spec, results)
-            seen[spec.view] = counts
+        columns |= zip(self._computed, computed, strict=True)
         for transform in self._transforms:
             columns |= transform(columns)
-        values = np.stack([columns[name] for name in self.feature_names], axis=1)
-        return Answer(values, known, seen)
+        return columns

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from feature_repo.windows.decoding import Decoder
-from feature_repo.windows.evaluate import Asks, Integers, evaluate
-from feature_repo.windows.head import HEAD_BYTES, NOTHING_DROPPED, Head
+from feature_repo.windows.evaluate import Evaluator, Integers
+from feature_repo.windows.head import NOTHING_DROPPED, Head, open_states
 from feature_repo.windows.hot import CompactedError, HotView, Question
 from feature_repo.windows.keys import floor_key, state_key, view_prefix
 from feature_repo.windows.spec import ViewSpec
@@ -37,8 +37,10 @@ class StateReader:
         self._views = tuple(views)
         self._prefixes = [view_prefix(view.project, view.spec) for view in views]
         self._floors = b"".join(bulk(floor_key(view.project, view.spec)) for view in views)
-        self._decoder = Decoder([view.spec for view in views])
-        self._hot_views = [HotView(view.spec) for view in views]
+        specs = [view.spec for view in views]
+        self._horizons = np.array([spec.horizon_us for spec in specs], dtype=np.int64)
+        self._decoder, self._evaluator = Decoder(specs), Evaluator(specs)
+        self._hot_views = [HotView(spec) for spec in specs]
 
     def read(
         self, rows: Sequence[Mapping[str, Any]], instants: Integers | None, known_as_of: Integers | None
@@ -70,48 +72,31 @@ class StateReader:
             now = np.full(n, int(seconds) * 1_000_000 + int(micros), dtype=np.int64)
             instants = now if instants is None else instants
             known_as_of = now if known_as_of is None else known_as_of
-        floors = [NOTHING_DROPPED if value is None else int(value) for value in values[: len(self._views)]]
-        states = [state or b"" for state in values[len(self._views) :]]
+        v = len(self._views)
+        floors = np.array([NOTHING_DROPPED if value is None else int(value) for value in values[:v]])
+        states = [state or b"" for state in values[v:]]
         return self._finish(keys, states, floors, instants, known_as_of), instants, known_as_of
 
     def _finish(
-        self,
-        keys: list[bytes],
-        states: list[bytes],
-        floors: list[int],
-        instants: Integers,
-        known_as_of: Integers,
+        self, keys: list[bytes], states: list[bytes], floors: Integers, instants: Integers, known: Integers
     ) -> list[tuple[Integers, Integers]]:
         n = len(instants)
-        moments, hot = instants.tolist(), []
-        bounds, at = [], 0
-        for i, state in enumerate(states):
+        data = np.frombuffer(b"".join(states), dtype=np.uint8)
+        lengths = np.array([len(state) for state in states])
+        bounds, sealed = np.empty((len(states), 2), dtype=np.int64), np.empty(len(states), dtype=np.bool_)
+        refused = open_states(data, lengths, floors, instants, self._horizons, bounds, sealed)
+        if refused >= 0:
+            view, row = divmod(refused, n)
+            dropped = max(int(floors[view]), Head.of(states[refused]).dropped)
+            refuse_dropped(self._views[view].spec, dropped, int(instants[row]))
+        laid = self._decoder.decode(data, bounds, np.arange(0, len(states) + 1, n))
+        results = self._evaluator.evaluate(laid, instants, known)
+        seen = np.diff(laid.starts.reshape(-1, n + 1))
+        for i in np.flatnonzero(sealed).tolist():
             view, row = divmod(i, n)
-            dropped, size = floors[view], HEAD_BYTES
-            if state:
-                dropped = max(dropped, int.from_bytes(state[:8], "little", signed=True))
-                size = int.from_bytes(state[12:16], "little")
-            refuse_dropped(self._views[view].spec, dropped, moments[row])
-            if size != HEAD_BYTES:
-                hot.append(i)
-            begin = at + HEAD_BYTES if state and size == HEAD_BYTES else at + len(state)
-            at += len(state)
-            bounds.append((begin, at))
-        decoded = self._decoder.decode(
-            b"".join(states), np.array(bounds, dtype=np.int64), range(0, len(states) + 1, n)
-        )
-        each = np.arange(n + 1, dtype=np.int64)
-        asks = Asks(instants, known_as_of, each, each[:-1])
-        found = []
-        for own, read in zip(self._views, decoded, strict=True):
-            out = np.empty((n, len(own.spec.aggregates)), dtype=np.int64)
-            evaluate(own.spec, read.events, asks, range(n), out)
-            found.append((out, read.events.starts[1:] - read.events.starts[:-1]))
-        for i in hot:
-            view, row = divmod(i, n)
-            question = Question(moments[row], int(known_as_of[row]))
-            found[view][0][row], found[view][1][row] = self._hot(view, keys[i], states[i], question)
-        return found
+            question = Question(int(instants[row]), int(known[row]))
+            results[view][row], seen[view, row] = self._hot(view, keys[i], states[i], question)
+        return list(zip(results, seen, strict=True))
 
     def _hot(self, view: int, key: bytes, state: bytes, question: Question) -> tuple[Integers, int]:
         spec = self._views[view].spec

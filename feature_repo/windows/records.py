@@ -269,31 +269,46 @@ def _order_versions(
 
 
 @njit(cache=True, nogil=True)
-def decode_bodies(data: Any, bounds: Any, views: Any, rooms: Any, columns: Any, kinds: Any, versions: Any, voids: Any, times: Any,
-            known: Any, numbers: Any, until: Any, void: Any, values: Any, starts: Any) -> Any:  # fmt: skip
+def decode_bodies(
+    data: Any, bounds: Any, views: Any, widths: Any, columns: Any, kinds: Any, versions: Any, voids: Any
+) -> Any:
     """Lay the bodies ``data[bounds[s, 0]:bounds[s, 1]]`` out, those of view v being ``views[v]:views[v + 1]``.
 
-    View v's records fill places from ``rooms[v]`` on, and its ``starts``, counted from there, those from ``views[v] + v`` on.
-    Returns the body that is damaged, or -1.
+    Args:
+        widths: of each view the bytes of its shortest record.
+
+    Returns:
+        The body that is damaged, or -1; then the fields of ``evaluate.Laid``. View v's ``starts`` begin at ``views[v] + v``.
     """
-    room_of_values = 0
-    for v in range(len(views) - 1):
-        begin, room, c = rooms[v], rooms[v + 1] - rooms[v], columns[v]
-        mine = values[room_of_values : room_of_values + c * room].reshape((c, room))
-        room_of_values += c * room
-        t, k, n = times[begin : begin + room], known[begin : begin + room], numbers[begin : begin + room]
-        u, d = until[begin : begin + room], void[begin : begin + room]
-        at = 0
+    rooms = np.zeros(len(views), dtype=np.int64)
+    cells = 0
+    for v in range(len(columns)):
+        size = 0
+        for s in range(views[v], views[v + 1]):
+            size += bounds[s, 1] - bounds[s, 0]
+        rooms[v + 1] = rooms[v] + size // widths[v]
+        cells += columns[v] * (size // widths[v])
+    fixed = np.empty((4, rooms[-1]), dtype=np.int64)
+    void = np.empty(rooms[-1], dtype=np.uint8)
+    values = np.empty(cells, dtype=np.int64)
+    starts = np.empty(len(bounds) + len(columns), dtype=np.int64)
+    cell = 0
+    for v in range(len(columns)):
+        begin, end, c = rooms[v], rooms[v + 1], columns[v]
+        mine = values[cell : cell + c * (end - begin)].reshape((c, end - begin))
+        cell += c * (end - begin)
+        t, k, n, u = fixed[0, begin:end], fixed[1, begin:end], fixed[2, begin:end], fixed[3, begin:end]
+        d, at = void[begin:end], 0
         for s in range(views[v], views[v + 1]):
             starts[s + v] = at
-            end = _parse(data, bounds[s, 0], bounds[s, 1], kinds[v, :c], t, k, n, d, mine, at)
-            if end < 0:
-                return s
+            last = _parse(data, bounds[s, 0], bounds[s, 1], kinds[v, :c], t, k, n, d, mine, at)
+            if last < 0:
+                return s, rooms, fixed, void, values, starts
             if versions[v]:
-                at = _order_versions(t, k, n, u, d, mine, at, end, voids)
-            elif _sorted_already(t, n, at, end):
-                at = end
+                at = _order_versions(t, k, n, u, d, mine, at, last, voids)
+            elif _sorted_already(t, n, at, last):
+                at = last
             else:
-                at = _order(t, k, n, mine, at, end)
+                at = _order(t, k, n, mine, at, last)
         starts[views[v + 1] + v] = at
-    return -1
+    return -1, rooms, fixed, void, values, starts
