@@ -153,15 +153,19 @@ def test_oracle_history_load_and_record_agree(store, folder, data):
 
 
 def seeded(count, seed=3):
-    """Events of few keys, some late, some scored later; reports of a third of them."""
+    """Events of few keys, some late, some scored later, one known as a load ends; reports of a third of them.
+
+    A place may be called what a missing one looks like as text.
+    """
     rng, events = random.Random(seed), []
     for number in range(count):
         time = micros(START) + rng.randrange(120 * SECOND)
-        known = time + rng.choice([0, 0, 0, SECOND, 9 * SECOND])
+        time = micros(at(40)) if number == 1 else time
+        known = time + (0 if number == 1 else rng.choice([0, 0, 0, SECOND, 9 * SECOND]))
         events.append({
-            "id": f"e{number}", "order": code(f"e{number}"), "key": rng.choice("ab"), "place": rng.choice("xy"),
-            "amount": rng.choice([None, 3, -4, 10, 250]), "time": time, "known": known,
-            "scored": rng.choice([None, known]),
+            "id": f"e{number}", "order": code(f"e{number}"), "key": rng.choice("ab"),
+            "place": rng.choice(["x", "y", None, "None"]), "amount": rng.choice([None, 3, -4, 10, 250]),
+            "time": time, "known": known, "scored": rng.choice([None, known]),
         })  # fmt: skip
     reports = [{**e, "known": e["known"] + 5 * SECOND, "scored": None} for e in events[::3]]
     wanted = [
@@ -169,6 +173,17 @@ def seeded(count, seed=3):
         for t in (micros(START) + i * SECOND for i in range(0, 130, 7))
     ]
     return events, reports, wanted
+
+
+def test_a_long_history_is_as_the_oracle_says(store, folder):
+    events, reports, wanted = seeded(60)
+    write(folder, events, reports)
+    specs = {spec.view: spec for spec in windowed_specs(store)}
+    order = [specs[p.name] for p in store.get_feature_service("all").feature_view_projections]
+    truth = [list(expected(order, events, reports, ask)) for ask in wanted]
+    assert offline(store, "all", wanted) == truth
+    record(store, events, reports)
+    assert online(store, "all", wanted) == truth
 
 
 def test_a_history_computed_piece_by_piece_is_the_same(store, folder, monkeypatch):
