@@ -42,8 +42,8 @@ class Piece:
     """Events of one source in [lo, hi), in the order of the read.
 
     Attributes:
-        times, known: int64[n] microseconds UTC; known is None where the source has none.
-        ids: the events' ids, as Arrow.
+        times, known: int64[n] microseconds UTC; known is None where each event was known as it happened.
+        ids: the events' ids, as Arrow; 64-bit numbers that tell them apart where their order does not matter.
         keys: int32[n] for each key part, -1 where the value is not asked.
         values: int64[n] for each field, ``NULL`` where null.
         passes: bool[n] for each filter.
@@ -85,6 +85,7 @@ class EventScan:
         self.parts = tuple(dict.fromkeys(part for each in parts for part in each))
         self.fields = [fields_of(spec, self._types) for spec in specs]
         self._fields = tuple(sorted({field for each in self.fields for field in each}))
+        self._ordered = any(spec.ordered for spec in specs)
         self._filters = tuple(dict.fromkeys(spec.where for spec in specs if spec.where))
         # An event that fails the filter hides its older versions, so it is read.
         filters = ["" if spec.corrected else spec.where for spec in specs]
@@ -124,9 +125,11 @@ class EventScan:
         """
         table = self._connection.sql(self.sql(lo, hi)).to_arrow_table()
         values = {field: self._numbers(field, table[f"__v{i}"]) for i, field in enumerate(self._fields)}
+        times = integers(table["__time"])
+        known = integers(table["__known"]) if self._spec.created else times
         return Piece(
-            times=integers(table["__time"]),
-            known=integers(table["__known"]) if self._spec.created else None,
+            times=times,
+            known=None if np.array_equal(known, times) else known,
             ids=table["__id"],
             keys={part: table[f"__k{i}"].to_numpy() for i, part in enumerate(self.parts)},
             values=values,
@@ -146,8 +149,10 @@ class EventScan:
         return width, counted(self._connection.execute(query).fetchnumpy(), buckets)
 
     def _id_sql(self) -> str:
-        name = quote(self._spec.event_id)
-        return name if self._types[self._spec.event_id] == "VARCHAR" else f"CAST({name} AS VARCHAR)"
+        name, kind = quote(self._spec.event_id), self._types[self._spec.event_id]
+        if not self._ordered:
+            return _hash_sql(name, kind)
+        return name if kind == "VARCHAR" else f"CAST({name} AS VARCHAR)"
 
     def _wanted_sql(self, parts: Sequence[KeyPart], where: str) -> str:
         conditions = [f"i{self.parts.index(part)}.id IS NOT NULL" for part in parts]
@@ -186,8 +191,11 @@ def _field_sql(spec: ViewSpec, column: StoredColumn, types: dict[str, str]) -> s
     if column.kind != "code" or column.name not in types:
         return column_sql(spec, column, types)
     name = quote(column.name)
-    text = name if types[column.name] in _HASHED else f"CAST({name} AS VARCHAR)"
-    return f"CASE WHEN {name} IS NOT NULL THEN hash({text}) END"
+    return f"CASE WHEN {name} IS NOT NULL THEN {_hash_sql(name, types[column.name])} END"
+
+
+def _hash_sql(name: str, kind: str) -> str:
+    return f"hash({name})" if kind in _HASHED else f"hash(CAST({name} AS VARCHAR))"
 
 
 def _refuse_the_null_number(view: str, column: StoredColumn, values: pa.ChunkedArray) -> None:

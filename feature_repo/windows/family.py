@@ -1,7 +1,7 @@
 """Views of one source that share keys and filter: their events, sorted once, carried from slab to slab."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -20,6 +20,9 @@ from feature_repo.windows.spec import ViewSpec
 Integers = NDArray[np.int64]
 Numbers = Callable[[pa.ChunkedArray], NDArray[np.uint64]]
 """The numbers by which events at one instant are ordered and told apart, from their ids."""
+# Ranges of keys of one family, and from how many events on there is more than one.
+_RANGES = 16
+_SPLIT = 100_000
 
 
 @dataclass(frozen=True)
@@ -67,21 +70,42 @@ class KeyedRows:
         nowhere = asks.rows[:0] if present is None else asks.rows[~present]
         return cls(codes[position], instants, known, asks.rows[position], nowhere)
 
+    def part(self, start: int, end: int) -> "KeyedRows":
+        """A range of those that have a key."""
+        return KeyedRows(
+            self.codes[start:end], self.instants[start:end], self.known[start:end], self.rows[start:end], self.nowhere[:0]
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Events of a range of keys, by key and time.
+
+    Attributes:
+        codes: [n] the key of each, as narrow as the greatest key allows.
+        fields: int64[f, n] time, known time if some event was known late, until when a version counts if there are versions,
+            values.
+    """
+
+    codes: NDArray[Any]
+    fields: Integers
+
 
 class Family:
     """The events that some views still count, by key and time, and those views' answers.
 
+    Events are held in ranges of keys, so that work is shared out and little stands twice while newer events are merged.
+
     Args:
         parts: the key, part by part.
         specs: views of one source with one filter. fields: what is read for each.
-        workers: threads of ``pool``.
 
     Raises:
         OverflowError: there are more combinations of the key's values than 64 bits number.
     """
 
     def __init__(
-        self, parts: Sequence[KeyPart], specs: Sequence[ViewSpec], fields: Sequence[Sequence[Field]], pool: Executor, workers: int
+        self, parts: Sequence[KeyPart], specs: Sequence[ViewSpec], fields: Sequence[Sequence[Field]], pool: Executor
     ) -> None:  # fmt: skip
         self.parts = tuple(parts)
         self.specs = tuple(specs)
@@ -89,36 +113,51 @@ class Family:
         self._where, self._corrected = specs[0].where, specs[0].corrected
         self._fields_of = dict(zip(specs, map(tuple, fields), strict=True))
         self._values = tuple(sorted({field for each in fields for field in each}))
-        self._pool, self._workers = pool, workers
+        self._pool = pool
         self._greatest = _greatest(parts)
         if self._greatest >= 2**63:
             raise OverflowError(
                 f"{specs[0].view}: {len(parts)} key columns with {[part.size for part in parts]} values have more than 2**63 "
                 "combinations; ask for fewer keys at a time"
             )
-        self._codes = np.empty(0, dtype=np.int64)
-        # The event time, known time if the source has it, until when a version counts if there are versions, the values.
-        self._known = 1 if specs[0].created else 0
-        self._first_value = 1 + bool(specs[0].created) + self._corrected
-        self._fields = np.empty((self._first_value + len(self._values), 0), dtype=np.int64)
+        self._code_type = np.int32 if self._greatest < 2**31 else np.int64
+        # Whether known times are held: not before an event was known late.
+        self._late = False
+        nothing = np.empty((self._first_value + len(self._values), 0), dtype=np.int64)
+        self._held = [_Held(np.empty(0, dtype=self._code_type), nothing)]
+        # The first code of each range but the first.
+        self._bounds = np.empty(0, dtype=self._code_type)
 
-    def answer(self, asks: KeyedRows, spec: ViewSpec, out: Integers) -> None:
-        """Fill the rows of ``out`` int64[r, a] that ask."""
+    @property
+    def _first_value(self) -> int:
+        """Where among the fields the values begin."""
+        return 1 + self._late + self._corrected
+
+    def answer(self, asks: KeyedRows, spec: ViewSpec, out: Integers) -> list[Future[None]]:
+        """Fill the rows of ``out`` int64[r, a] that ask, once what is returned is done."""
         out[asks.nowhere] = _of_no_events(spec)
-        event_starts, ask_starts = key_starts(self._codes, asks.codes)
+        edges = [0, *np.searchsorted(asks.codes, self._bounds).tolist(), len(asks.codes)]
+        return [
+            self._pool.submit(self._answer_held, held, asks.part(start, end), spec, out)
+            for held, (start, end) in zip(self._held, pairwise(edges), strict=True)
+            if start < end
+        ]
+
+    def _answer_held(self, held: _Held, asks: KeyedRows, spec: ViewSpec, out: Integers) -> None:
+        event_starts, ask_starts = key_starts(held.codes, asks.codes)
         events = Events(
-            timestamps=self._fields[0],
-            known=self._fields[self._known],
-            values=self._values_of(spec),
+            timestamps=held.fields[0],
+            known=held.fields[int(self._late)],
+            values=self._values_of(spec, held.fields),
             starts=event_starts,
-            until=self._fields[self._first_value - 1] if self._corrected else None,
+            until=held.fields[self._first_value - 1] if self._corrected else None,
         )
         wanted = Asks(asks.instants, asks.known, ask_starts, asks.rows)
-        self._in_parallel(spec, events, wanted, out)
+        evaluate(spec, events, wanted, range(len(event_starts) - 1), out)
 
     def sorted(
         self, piece: Piece, order: Integers | None, floor: int, numbers: Numbers
-    ) -> tuple[Integers, Integers]:
+    ) -> tuple[NDArray[Any], Integers]:
         """The codes and fields of a piece's events by key and time, each event or version once; to be merged.
 
         Args:
@@ -139,49 +178,70 @@ class Family:
         if self._where and self._corrected:
             passes = piece.passes[self._where][rows]
             rows, until = rows[passes], until[passes]
-        fields = np.empty((len(self._fields), len(rows)), dtype=np.int64)
-        sources = [piece.times, *([piece.known] if piece.known is not None else [])]
-        for field, source in zip(fields, sources, strict=False):
-            np.take(source, rows, out=field)
+        if piece.known is not None and not self._late:
+            self._hold_known_times()
+        return codes[rows].astype(self._code_type), self._fields_at(piece, rows, until)
+
+    def merge(self, codes: NDArray[Any], fields: Integers, floor: int) -> None:
+        """Take events later than all before them, as ``sorted`` gives them, and let go of those before ``floor``."""
+        edges = [0, *np.searchsorted(codes, self._bounds).tolist(), len(codes)]
+        jobs = [
+            self._pool.submit(self._merge_held, i, codes, fields, start, end, floor)
+            for i, (start, end) in enumerate(pairwise(edges))
+        ]
+        for job in jobs:
+            job.result()
+        if len(self._held) == 1 and len(self._held[0].codes) > _SPLIT:
+            self._split()
+
+    def _merge_held(
+        self, i: int, codes: NDArray[Any], fields: Integers, start: int, end: int, floor: int
+    ) -> None:
+        old = self._held[i]
+        size = surviving(old.fields[0], 0, len(old.codes), floor) + end - start
+        merged = _Held(np.empty(size, dtype=self._code_type), np.empty((len(fields), size), dtype=np.int64))
+        merge(
+            old.codes, old.fields, 0, len(old.codes), floor, codes, fields, start, end, merged.codes, merged.fields, 0
+        )  # fmt: skip
+        self._held[i] = merged
+
+    def _split(self) -> None:
+        """Hold the events of one range as ranges of about as many each."""
+        (held,) = self._held
+        places = np.linspace(0, len(held.codes), _RANGES + 1).astype(np.int64)[1:-1]
+        self._bounds = np.unique(held.codes[places])
+        edges = [0, *np.searchsorted(held.codes, self._bounds).tolist(), len(held.codes)]
+        self._held = [
+            _Held(held.codes[start:end].copy(), held.fields[:, start:end].copy())
+            for start, end in pairwise(edges)
+        ]
+
+    def _hold_known_times(self) -> None:
+        self._late = True
+        self._held = [
+            _Held(held.codes, np.insert(held.fields, 1, held.fields[0], axis=0)) for held in self._held
+        ]
+
+    def _fields_at(self, piece: Piece, rows: Integers, until: Integers) -> Integers:
+        """The fields of a piece's events, in the order of ``rows``."""
+        fields = np.empty((self._first_value + len(self._values), len(rows)), dtype=np.int64)
+        np.take(piece.times, rows, out=fields[0])
+        if self._late:
+            np.take(piece.times if piece.known is None else piece.known, rows, out=fields[1])
         if self._corrected:
             fields[self._first_value - 1] = until
         for field, value in zip(fields[self._first_value :], self._values, strict=True):
             np.take(piece.values[value], rows, out=field)
-        return codes[rows], fields
+        return fields
 
-    def merge(self, codes: Integers, fields: Integers, floor: int) -> None:
-        """Take events later than all before them, as ``sorted`` gives them, and let go of those before ``floor``."""
-        old_codes, old = self._codes, self._fields
-        if not len(old_codes):
-            self._codes, self._fields = codes, fields
-            return
-        parts = self._workers if len(old_codes) > 100_000 else 1
-        cuts = old_codes[np.linspace(0, len(old_codes) - 1, parts + 1).astype(np.int64)[1:-1]]
-        old_edges = [0, *np.searchsorted(old_codes, cuts).tolist(), len(old_codes)]
-        new_edges = [0, *np.searchsorted(codes, cuts).tolist(), len(codes)]
-        ranges = list(pairwise(old_edges))
-        counting = [self._pool.submit(surviving, old[0], a, b, floor) for a, b in ranges]
-        sizes = [left.result() + b - a for left, (a, b) in zip(counting, pairwise(new_edges), strict=True)]
-        starts = np.cumsum([0, *sizes])
-        self._codes = np.empty(starts[-1], dtype=np.int64)
-        self._fields = np.empty((len(fields), starts[-1]), dtype=np.int64)
-        jobs = [
-            self._pool.submit(
-                merge, old_codes, old, a, b, floor, codes, fields, c, d, self._codes, self._fields, int(start)
-            )
-            for (a, b), (c, d), start in zip(ranges, pairwise(new_edges), starts[:-1], strict=True)
-        ]  # fmt: skip
-        for job in jobs:
-            job.result()
-
-    def _values_of(self, spec: ViewSpec) -> Integers:
+    def _values_of(self, spec: ViewSpec, fields: Integers) -> Integers:
         """The view's columns of the family's, without a copy where they stand next to each other."""
         places = [self._first_value + self._values.index(field) for field in self._fields_of[spec]]
         if not places:
-            return self._fields[:0]
+            return fields[:0]
         if places == list(range(places[0], places[0] + len(places))):
-            return self._fields[places[0] : places[-1] + 1]
-        return self._fields[places]
+            return fields[places[0] : places[-1] + 1]
+        return fields[places]
 
     def _settle(
         self,
@@ -218,16 +278,6 @@ class Family:
         followed = ~(_differs(number) | _differs(run))
         until[places[first][:-1][followed]] = known[1:][followed]
         return rows[kept], until[kept]
-
-    def _in_parallel(self, spec: ViewSpec, events: Events, asks: Asks, out: Integers) -> None:
-        """Run the kernel on every core, each on ranges of keys with their share of the work."""
-        keys = len(events.starts) - 1
-        work = events.starts + asks.starts
-        cuts = np.searchsorted(work, np.linspace(0, work[-1], 4 * self._workers + 1))
-        cuts[0], cuts[-1] = 0, keys
-        ranges = [range(int(a), int(b)) for a, b in pairwise(cuts) if a < b]
-        for done in [self._pool.submit(evaluate, spec, events, asks, each, out) for each in ranges]:
-            done.result()
 
 
 def _codes(

@@ -135,12 +135,14 @@ class Retrieval:
 
     Args:
         asked: table expression of every row that will ask; None: the first batch is all of them.
+        last: the last instant at which they will, microseconds.
     """
 
     def __init__(
-        self, question: Question, connection: duckdb.DuckDBPyConnection, asked: str | None = None
-    ) -> None:
+        self, question: Question, connection: duckdb.DuckDBPyConnection, asked: str | None = None, last: int | None = None
+    ) -> None:  # fmt: skip
         self._question = question
+        self._last = last
         self._connection = connection
         self._asked = asked
         self._slabs: Slabs | None = None
@@ -190,7 +192,7 @@ class Retrieval:
         if self._slabs is None:
             requests = self._requests(rows, join_keys)
             limits = limits_of(self._question.config, [request.spec for request in requests])
-            self._slabs = Slabs(self._connection, requests, self._asked or "asks", limits)
+            self._slabs = Slabs(self._connection, requests, self._asked or "asks", limits, self._last)
         return self._slabs.answer("asks", len(rows.instants), progress)
 
     def _requests(self, rows: EntityRows, join_keys: Sequence[dict[str, str]]) -> list[Request]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from feature_repo.lake import quote
 from feature_repo.windows.columns import arrow_columns
 from feature_repo.windows.cuts import cuts
-from feature_repo.windows.event_scan import EventScan, KeyPart, Piece, column_types, integers
+from feature_repo.windows.event_scan import EventScan, KeyPart, column_types, integers
 from feature_repo.windows.event_sql import check_columns, event_number_sql
 from feature_repo.windows.family import AskedRows, Family, KeyedRows
 from feature_repo.windows.limits import Limits
@@ -46,16 +46,19 @@ class Slabs:
         connection: a DuckDB in which ``asked`` is known.
         requests: the views; those without aggregates are answered with no columns.
         asked: table expression of every row that will ask, for the values of its key columns.
+        last: the last instant at which rows will ask, microseconds; None: all ask at once.
 
     Raises:
         ValueError: see ``EventScan``.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, requests: Sequence[Request], asked: str, limits: Limits
-    ) -> None:
+        self, connection: duckdb.DuckDBPyConnection, requests: Sequence[Request], asked: str, limits: Limits,
+        last: int | None = None,
+    ) -> None:  # fmt: skip
         self._connection = connection
         self._limits = limits
+        self._last = last
         self._workers = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers)
         self._keys = _Keys(connection, asked)
@@ -107,9 +110,10 @@ class Slabs:
 
     def _fill(self, asks: AskedRows, outs: Sequence[Integers], progress: Progress) -> None:
         """Answer rows by instant, into int64[r, a] for each request."""
-        for feed in self._feeds:
-            if len(asks):
-                feed.expect(int(asks.instants[0]), int(asks.instants[-1]), self._limits.events)
+        if len(asks):
+            last = int(asks.instants[-1]) if self._last is None else self._last
+            for feed in self._feeds:
+                feed.expect(int(asks.instants[0]), last, self._limits.events)
         for start in range(0, len(asks), self._limits.rows):
             part = asks.part(start, min(start + self._limits.rows, len(asks)))
             self._advance(int(part.instants[0]), int(part.instants[-1]))
@@ -119,10 +123,13 @@ class Slabs:
     def _answer(self, asks: AskedRows, outs: Sequence[Integers]) -> None:
         every = [family.parts for family in self._of_request]
         keyed = {parts: self._pool.submit(KeyedRows.of, parts, asks) for parts in dict.fromkeys(every)}
+        filling = []
         for parts, sorting in keyed.items():
             for request, family, out in zip(self.requests, self._of_request, outs, strict=True):
                 if family.parts == parts:
-                    family.answer(sorting.result(), request.spec, out)
+                    filling += family.answer(sorting.result(), request.spec, out)
+        for filled in filling:
+            filled.result()
 
     def _columns(self, request: Request, out: Integers) -> dict[str, pa.Array]:
         """A filled result as Arrow columns by name."""
@@ -152,9 +159,7 @@ class Slabs:
             families = []
             for sharing in shared.values():
                 fields = [scan.fields[i] for i in sharing]
-                family = Family(
-                    members[sharing[0]][1], [specs[i] for i in sharing], fields, self._pool, self._workers
-                )
+                family = Family(members[sharing[0]][1], [specs[i] for i in sharing], fields, self._pool)
                 families.append(family)
                 of_request.update({id(members[i][0]): family for i in sharing})
             made.append(_Feed(scan, families))
@@ -164,17 +169,26 @@ class Slabs:
     def _advance(self, first: int, last: int) -> None:
         """Have every event that the instants ``first`` to ``last`` count."""
         for feed in self._feeds:
-            for piece in feed.pieces(first, last):
-                order = None if _ascending(piece.times) else np.argsort(piece.times, kind="stable")
-                floors = [first - family.horizon_us for family in feed.families]
-                sorting = [
-                    self._pool.submit(family.sorted, piece, order, floor, self._numbers)
-                    for family, floor in zip(feed.families, floors, strict=True)
-                ]
-                for family, floor, found in zip(feed.families, floors, sorting, strict=True):
-                    family.merge(*found.result(), floor)
+            for start, end in feed.spans(first, last):
+                self._take(feed, start, end, first)
+
+    def _take(self, feed: "_Feed", start: int, end: int, first: int) -> None:
+        """Read the events of [start, end); let go of those that no instant from ``first`` on counts."""
+        piece = feed.scan.read(start, end)
+        order = None if _ascending(piece.times) else np.argsort(piece.times, kind="stable")
+        floors = [first - family.horizon_us for family in feed.families]
+        sorting = [
+            self._pool.submit(family.sorted, piece, order, floor, self._numbers)
+            for family, floor in zip(feed.families, floors, strict=True)
+        ]
+        # What is not referred to any more makes room for what is merged.
+        del piece, order
+        for family, floor in zip(feed.families, floors, strict=True):
+            family.merge(*sorting.pop(0).result(), floor)
 
     def _numbers(self, ids: pa.ChunkedArray) -> NDArray[np.uint64]:
+        if pa.types.is_uint64(ids.type):
+            return np.asarray(ids.to_numpy(), dtype=np.uint64)
         with self._connection.cursor() as cursor:
             cursor.register("tied_events", pa.table({"id": ids}))
             found = cursor.sql(f"SELECT {event_number_sql('id')} AS n FROM tied_events").to_arrow_table()
@@ -224,37 +238,47 @@ class _Feed:
     """The events of one source, handed to its families once, in order of time."""
 
     def __init__(self, scan: EventScan, families: Sequence[Family]) -> None:
+        self.scan = scan
         self.families = families
-        self._scan = scan
         self._reach = max(family.horizon_us for family in families)
         self._wait = min(min(spec.delay_us for spec in family.specs) for family in families)
         self._span = scan.span()
+        # Events are read up to one of these; the last is where all have been read that will count.
+        self._cuts: Integers = np.empty(0, dtype=np.int64)
         # Events before it were read.
         self._frontier: int | None = None
-        self._cuts: Integers = np.empty(0, dtype=np.int64)
 
     def expect(self, first: int, last: int, most: int) -> None:
-        """Find where to cut so that about ``most`` events at most are read at a time for the instants to come."""
-        if self._span is None:
+        """Plan to read about ``most`` events at a time at most, for instants from ``first`` to ``last``."""
+        between = self._between(first, last)
+        if between is None or (len(self._cuts) and between[1] <= self._cuts[-1]):
             return
-        lo, hi = max(first - self._reach, self._span[0]), min(last - self._wait, self._span[1] + 1)
-        if lo >= hi:
-            return
-        self._cuts = np.array(cuts(self._scan.histogram, lo, hi, most), dtype=np.int64)
+        lo, hi = between
+        self._cuts = np.array([*cuts(self.scan.histogram, lo, hi, most), hi], dtype=np.int64)
 
-    def pieces(self, first: int, last: int) -> Iterator[Piece]:
-        """The events not read yet that some view counts at an instant from ``first`` to ``last``."""
-        if self._span is None:
+    def spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Where to read next, so that every event was read that some view counts at an instant from ``first`` to ``last``.
+
+        Each time as much is read as planned: the fewer the reads, the fewer times are events merged.
+        """
+        between = self._between(first, last)
+        if between is None:
             return
+        start, needed = between
+        for end in self._cuts[np.searchsorted(self._cuts, start, side="right") :].tolist():
+            if start >= needed:
+                break
+            yield start, end
+            self._frontier = start = end
+
+    def _between(self, first: int, last: int) -> tuple[int, int] | None:
+        """Where the events lie that were not read and that count at an instant from ``first`` to ``last``; None: nowhere."""
+        if self._span is None:
+            return None
         lo = max(first - self._reach, self._span[0])
         lo = lo if self._frontier is None else max(lo, self._frontier)
         hi = min(last - self._wait, self._span[1] + 1)
-        if lo >= hi:
-            return
-        between = self._cuts[(self._cuts > lo) & (self._cuts < hi)].tolist()
-        for start, end in zip([lo, *between], [*between, hi], strict=True):
-            yield self._scan.read(start, end)
-        self._frontier = hi
+        return (lo, hi) if lo < hi else None
 
 
 def _cast(column: str, kind: str, table: str = "") -> str:

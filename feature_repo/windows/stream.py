@@ -73,7 +73,8 @@ class FeatureStream:
         """
         with connect(self._question.config) as connection:
             read = _Reader.of(connection, self._rows, self._start, self._end)
-            with Retrieval(self._question, connection, f"({read.all_sql})") as retrieval:
+            asked = f"({read.all_sql})"
+            with Retrieval(self._question, connection, asked, read.hi - 1) as retrieval:
                 limits = limits_of(self._question.config, [v.spec for v in self._question.views if v.spec])
                 done, total = 0, read.count()
                 progress(done, total)
@@ -101,6 +102,8 @@ class FeatureStream:
         with PartWriter(Path(path), metadata or {}) as writer:
             for table in self.tables(progress):
                 writer.write(table)
+                # The next slab is computed in the room of this one.
+                del table
         return writer.rows
 
 
