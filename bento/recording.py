@@ -104,7 +104,7 @@ class Recording:
         for entry in self.find(key, digest, *kinds).values():
             return Recorded(self.journal.read(entry.location)["created_timestamp_us"], repeated=True)
         with self.store():
-            known_us = self._recorder.record(table, [event])[0]
+            known_us = self._write(table, event)
         location = self.journal.event(table, _known(event, known_us))
         self.seen.add(key, table, digest, location)
         self._metrics.recorded.labels(table).inc()
@@ -117,12 +117,9 @@ class Recording:
         """
         try:
             with self.store():
-                known_us = self._recorder.record("transactions", [event])[0]
+                known_us = self._write("transactions", event)
         except STORE_FAILURES as error:
-            created = event["created_timestamp"]
-            known_us = (
-                self._clock_us() if created is None else (created - _EPOCH) // timedelta(microseconds=1)
-            )
+            known_us = self._known_us(event)
             self._keep(_known(event, known_us), error)
         self._metrics.recorded.labels("transactions").inc()
         self.journal.event("transactions", _known(event, known_us))
@@ -144,6 +141,18 @@ class Recording:
             self._backlog.popleft()
         self._metrics.backlog.set(len(self._backlog))
         return not self._backlog
+
+    def _write(self, table: str, event: Mapping[str, Any]) -> int:
+        """Write the event into the state, if there is one of its table; returns its known time."""
+        known_us = self._known_us(event)
+        if self._recorder.passes_by(table, known_us):
+            return known_us
+        return self._recorder.record(table, [event])[0]
+
+    def _known_us(self, event: Mapping[str, Any]) -> int:
+        """The known time that the event comes with, else now by this process's clock; microseconds."""
+        created = event["created_timestamp"]
+        return self._clock_us() if created is None else (created - _EPOCH) // timedelta(microseconds=1)
 
     def _keep(self, event: dict[str, Any], error: Exception) -> None:
         self._backlog.append(event)

@@ -1,7 +1,7 @@
 """A view changes under a running service: the old model is served by its own definitions, the new state fills beside it."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -9,13 +9,15 @@ from bento.champion import Champions
 from bento.kept import KeptChampion
 from bento.serving import Serving
 from feature_repo import activity
+from feature_repo.entities import customer
 from feature_repo.journal import read_decisions
 from feature_repo.settings import settings
 from feature_repo.sources import place, transactions
 from feature_repo.store import apply_definitions, definitions_digest, open_store
-from feature_repo.windows.live import incomplete
+from feature_repo.windows.live import incomplete, read_live
 from feature_repo.windows.recorder import windowed_specs
 from feature_repo.windows.resolve import resolve_service
+from feature_repo.windows.state import to_microseconds
 from feature_repo.windows.view import windowed_view
 from pipelines.load_journal import load_journal
 from tests.deployments import LOADED_UNTIL, SERVICE, START, body_of, events, fill_lake, make_bundle
@@ -194,3 +196,22 @@ def test_a_registry_that_cannot_be_read_is_said_once_and_recording_goes_on(deplo
     serving.close()
     assert len(journalled(home)) == 3
     assert not serving.following._thread.is_alive()
+
+
+def test_an_event_that_no_view_reads_is_kept_all_the_same_and_missed_by_a_view_of_later(home):
+    store = open_store()
+    fill_lake(settings().lake, ROWS[:5], [])
+    store.apply([customer, transactions, activity.customer_activity])
+    serving = Serving.open(Champions(alias=lambda: None))
+    chargeback = {
+        "transaction_id": "told", "reason_code": "10.4", "customer_id": "c", "terminal_id": "t", "amount_usd_cents": 100,
+        "event_timestamp": ROWS[0]["event_timestamp"].isoformat(),
+    }  # fmt: skip
+    told = json.loads(serving.answer("chargeback", json.dumps(chargeback).encode(), 0).body)
+    assert load_journal(home / "journal", settings().lake).added["chargebacks"] == 1
+    apply_definitions(store)
+    serving.following.look()
+    missed = read_live(online_client(store), store.project).missed
+    serving.close()
+    (name,) = (name for name in missed if name.startswith("customer_fraud:"))
+    assert missed[name] == to_microseconds(datetime.fromisoformat(told["created_timestamp"]))

@@ -267,6 +267,32 @@ def test_a_derived_view_is_written_only_once_what_it_is_computed_from_has_its_hi
     assert answers(store, specs["peak"], 6) == {"peak_then_sum_1m": 1400}
 
 
+def test_an_event_too_old_for_its_derived_columns_goes_to_all_other_views(small, caplog):
+    store, source, path = small
+    days = 4 * 86_400
+    write_events(path, [event(1, 1), event(2, days)])
+    usual = view_of(source, {("mean", "amount"): ["1m"]}, name="usual", prefix="usual")
+    then = derive("then", [usual], [HOLDER], "usual_amount_mean_1m", 2)
+    peak = view_of(source, {("count", ""): ["5d"]}, name="peak", prefix="peak", derived=[then])
+    rated = view_of(
+        source, {("count", ""): ["5d"], ("sum", "then"): ["5d"]}, name="rated", prefix="rated", derived=[then]
+    )
+    store.apply([usual, peak, rated])
+    store.materialize(at(-1), at(days + 1))
+    specs = {spec.view: spec for spec in windowed_specs(store)}
+    recorder = LiveRecorder.open(store)
+    old, new = event(3, 5, late=days), event(4, days + 5)
+    recorder.record("events", [old])
+    assert answers(store, specs["peak"], days + 10) == {"peak_events_count_5d": 3}
+    assert recorder.record("events", [old, new]) == [to_microseconds(e["known"]) for e in (old, new)]
+    assert answers(store, specs["peak"], days + 10) == {"peak_events_count_5d": 4}
+    assert answers(store, specs["rated"], days + 10)["rated_events_count_5d"] == 3
+    assert "an event of events is in no view with derived columns" in caplog.text
+    write_events(path, [event(1, 1), event(2, days), old, new])
+    store.materialize(at(-1), at(days + 11), feature_views=["rated"])
+    assert answers(store, specs["rated"], days + 12) == {"rated_events_count_5d": 4, "rated_then_sum_5d": 200}
+
+
 def test_an_empty_registry_is_refused(home):
     with pytest.raises(ValueError, match="run feast apply"):
         LiveRecorder.open(project(home))

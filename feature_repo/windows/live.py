@@ -34,6 +34,7 @@ from uuid import uuid4
 
 from feast import FeatureStore
 
+from feature_repo.windows.derived import used
 from feature_repo.windows.keys import expiry_s, floor_key, lifetime_s, loaded_key, project_prefix
 from feature_repo.windows.plain_data import to_data
 from feature_repo.windows.recorder import EventRecorder, windowed_specs
@@ -216,7 +217,8 @@ class LiveRecorder:
         self._raw: Mapping[str, str] = {}
         self._understood: dict[str, ViewSpec] = {}
         self._specs: dict[str, ViewSpec] = {}
-        self._recorder = EventRecorder.of(self._client, self.project, [])
+        self._recorder = self._uncomputed = EventRecorder.of(self._client, self.project, [])
+        self._sources: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, store: FeatureStore, monotonic: Callable[[], float] = time.monotonic) -> "LiveRecorder":
@@ -237,12 +239,23 @@ class LiveRecorder:
         return tuple(self._specs.values())
 
     def record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
-        """As ``EventRecorder.record``."""
+        """As ``EventRecorder.record``, but an event so old that its derived columns cannot be computed goes to all other views.
+
+        It is logged, and in the views that lack it once they are loaded again.
+        """
         with self._lock:
-            known = self._recorder.record(source, events)
-            if known:
-                self._newest[source] = max(self._newest.get(source, known[0]), *known)
+            known = self._record(source, events)
+            for each in known:
+                self._note(source, each)
             return known
+
+    def passes_by(self, source: str, known_us: int) -> bool:
+        """Whether no view reads the source. One that comes to read it then misses what was known up to ``known_us``."""
+        with self._lock:
+            unread = source not in self._sources
+            if unread:
+                self._note(source, known_us)
+            return unread
 
     def follow(self, read: Iterable[ViewSpec]) -> bool:
         """Renew what is registered and what is ``read`` here, and write what is live from now on.
@@ -295,10 +308,31 @@ class LiveRecorder:
             if poor.isdisjoint(_name(base) for base in bases[name])
         }
 
+    def _record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
+        try:
+            return self._recorder.record(source, events)
+        except KeyError:
+            raise
+        except LookupError as error:
+            if len(events) > 1:
+                return [known for event in events for known in self._record(source, [event])]
+            _log.error(
+                "an event of %s is in no view with derived columns; fraud backfill loads it: %s",
+                source,
+                error,
+            )
+            return self._uncomputed.record(source, events)
+
+    def _note(self, source: str, known_us: int) -> None:
+        self._newest[source] = max(self._newest.get(source, known_us), known_us)
+
     def _take_up(self, specs: dict[str, ViewSpec]) -> None:
         recorder = EventRecorder.of(self._client, self.project, specs.values())
+        plain = [spec for spec in specs.values() if not used(spec)[1]]
+        uncomputed = EventRecorder.of(self._client, self.project, plain)
         with self._lock:
-            self._recorder, newest = recorder, dict(self._newest)
+            self._recorder, self._uncomputed, newest = recorder, uncomputed, dict(self._newest)
+            self._sources = frozenset(spec.source for spec in specs.values())
         new = {name: spec.source for name, spec in specs.items() if name not in self._specs}
         self._say_missed(new, newest)
         self._specs = specs
