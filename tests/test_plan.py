@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from datetime import timedelta
 
 import pytest
@@ -12,7 +13,10 @@ from feature_repo.settings import settings
 from feature_repo.sources import place, transactions
 from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import embedded
+from feature_repo.windows.derived import derive
 from feature_repo.windows.durations import format_duration
+from feature_repo.windows.live import LiveRecorder, incomplete
+from feature_repo.windows.recorder import windowed_specs
 from feature_repo.windows.resolve import resolve_service
 from feature_repo.windows.view import windowed_view
 from pipelines.backfill import backfill
@@ -204,3 +208,53 @@ def test_what_was_planned_is_about_what_is_loaded(deployed, edited):
     finally:
         definitions.customer_activity = activity.customer_activity
         apply_definitions(store)
+
+
+def surprise_of(view):
+    """A view of what was computed from another's mean."""
+    mean = derive("mean_then", [view], [activity.customer], "customer_amount_usd_cents_mean_7d", 4)
+    return windowed_view(
+        "a_surprise", prefix="surprise", entities=[activity.customer], source=transactions, event_id="transaction_id",
+        aggregates={("max", "mean_then"): ["7d"]}, derived=[mean],
+    )  # fmt: skip
+
+
+def test_a_view_is_loaded_after_what_it_is_computed_from_while_a_recorder_runs(deployed, edited):
+    store = open_store()
+    apply_definitions(store)
+    backfill()
+    recorder, stop = LiveRecorder.open(store), threading.Event()
+    edited(aggregates(), delay="2d")
+    added = surprise_of(definitions.customer_activity)
+    apply_definitions(store)
+    store.apply([added])
+
+    def follow():
+        while not stop.wait(0.1):
+            recorder.follow([])
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        assert backfill().views == ("customer_activity", "a_surprise")
+        assert incomplete(online_client(store), store.project, windowed_specs(store)) == []
+    finally:
+        stop.set()
+        thread.join()
+        recorder.close()
+        store.apply([], objects_to_delete=[added], partial=False)
+
+
+def test_a_base_that_is_not_registered_as_it_is_computed_from_is_named(deployed, edited):
+    store = open_store()
+    apply_definitions(store)
+    edited(aggregates(), delay="3d")
+    added = surprise_of(definitions.customer_activity)
+    store.apply([added])
+    try:
+        with pytest.raises(
+            ValueError, match="'customer_activity': columns of other views are computed from it"
+        ):
+            backfill()
+    finally:
+        store.apply([], objects_to_delete=[added], partial=False)
