@@ -6,7 +6,8 @@ from decimal import Decimal
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import FeatureService
+from feast import Entity, FeatureService
+from feast.value_type import ValueType
 
 from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.plan import OnlinePlan
@@ -17,6 +18,8 @@ from tests.windows_project import (
     HOLDER,
     PLACE,
     SCHEMA,
+    START,
+    TIME,
     at,
     event,
     events_source,
@@ -232,6 +235,56 @@ def test_filter_scale_composite_key_and_null_keys_load_as_they_are_recorded(home
     ]
     assert of_load[0]["all_amount_sum_7d"] == sum(counted) * 10_000 > 0
     assert {k: v for k, v in loaded.items() if not k.endswith(b"loaded")} == held(store)
+
+
+KEYS = pa.schema([("id", pa.string()), ("key", pa.string()), ("time", TIME), ("known", TIME)])
+
+
+def keyed(folder, declared, kind, values):
+    """A store of a view of one event of each key, the first of them in its source, and all events."""
+    holder = Entity(name="who", join_keys=["key"], value_type=declared)
+    source = events_source(folder / "events.parquet")
+    events = [{**event(n, n, key=value)} for n, value in enumerate(values)]
+    events = [{name: e[name] for name in KEYS.names} for e in events]
+    write_events(folder / "events.parquet", events[:1], KEYS.set(1, pa.field("key", kind)))
+    return project(
+        folder, holder, source, view_of(source, {("count", ""): ["1d"]}, entities=[holder])
+    ), events
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind", "value"),
+    [
+        (ValueType.BOOL, pa.bool_(), True),
+        (ValueType.BOOL, pa.bool_(), False),
+        (ValueType.INT64, pa.int16(), -7),
+        (ValueType.DOUBLE, pa.float64(), 1e16),
+        (ValueType.STRING, pa.string(), "é:1"),
+    ],
+)
+def test_a_key_of_any_type_names_one_state_loaded_recorded_and_asked(home, tmp_path, declared, kind, value):
+    store, events = keyed(tmp_path, declared, kind, [value, value])
+    store.materialize(at(-1), at(0.5))
+    EventRecorder.compile(store).record("events", events[1:])
+    row = {"key": value, "event_timestamp": at(5)}
+    answer = store.get_online_features(["view:all_events_count_1d"], [row]).to_dict()
+    assert answer["all_events_count_1d"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind", "value", "named"),
+    [
+        (ValueType.BYTES, pa.binary(), b"a\x00", "BLOB"),
+        (ValueType.UNIX_TIMESTAMP, TIME, START, "TIMESTAMP WITH TIME ZONE"),
+        (ValueType.FLOAT, pa.float32(), 0.5, "FLOAT"),
+    ],
+)
+def test_a_key_whose_text_is_not_one_is_refused(home, tmp_path, declared, kind, value, named):
+    store, _ = keyed(tmp_path, declared, kind, [value])
+    with pytest.raises(
+        ValueError, match=f"view: join key 'key' of 'events' is {named}; states are named by the text"
+    ):
+        store.materialize(at(-1), at(0.5))
 
 
 def test_loaded_state_expires(home, tmp_path):

@@ -34,6 +34,11 @@ from feature_repo.windows.sources import instant_sql, source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 
 _BATCH_ROWS = 1_000_000
+# Key types whose text is the same wherever a state is named: here, by who records, and by who asks.
+_KEY_TYPES = {
+    "VARCHAR", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
+    "BOOLEAN", "DATE", "DOUBLE", "UUID",
+}  # fmt: skip
 
 
 class WindowedComputeEngine(LocalComputeEngine):
@@ -97,7 +102,7 @@ class HistoryLoad:
         columns: computes those that the view reads and its source lacks.
 
     Raises:
-        ValueError: see ``check_columns``, ``refuse_nulls`` and ``EventColumns``.
+        ValueError: see ``check_columns``, ``refuse_nulls`` and ``EventColumns``; a key of a type that names no state.
     """
 
     def __init__(
@@ -121,6 +126,7 @@ class HistoryLoad:
         (table,) = columns.tables([Wanted(spec, source, condition)])
         made = column_types(connection, table)
         check_columns(spec, made)
+        _check_keys(spec, made)
         refuse_nulls(connection, spec, source)
         self._known = f"epoch_us({instant_sql(spec.created or spec.timestamp, types)})"
         self._select = events_sql(spec, table, made, end)
@@ -188,6 +194,15 @@ class HistoryLoad:
         )
         ((newest,),) = self._connection.execute(query).fetchall()
         return NOTHING_DROPPED if newest is None else int(newest)
+
+
+def _check_keys(spec: ViewSpec, types: dict[str, str]) -> None:
+    for key in spec.keys:
+        if types[key] not in _KEY_TYPES:
+            raise ValueError(
+                f"{spec.view}: join key {key!r} of {spec.source!r} is {types[key]}; states are named by the text of their keys, "
+                "which is written in several ways for this type: store text, an integer or a date"
+            )
 
 
 def events_sql(spec: ViewSpec, source: str, types: dict[str, str], end: int) -> str:

@@ -29,8 +29,11 @@ def view_prefix(project: str, spec: ViewSpec) -> bytes:
 
 
 def state_key(prefix: bytes, values: Iterable[object]) -> bytes:
-    """The state key of an entity, its join-key values in the order of the view's keys."""
-    parts = [str(value).encode() for value in values]
+    """The state key of an entity, its join-key values in the order of the view's keys: as text, as DuckDB writes it."""
+    parts = [
+        (b"true" if value else b"false") if isinstance(value, bool) else str(value).encode()
+        for value in values
+    ]
     return prefix + b"".join(b"%d:%s" % (len(part), part) for part in parts)
 
 
