@@ -215,6 +215,25 @@ def test_a_take_up_that_fails_half_way_is_made_up_for(small, monkeypatch):
     assert all(named(new) in follows for follows in live.follows.values())
 
 
+def test_a_recorder_that_cannot_read_the_registry_goes_on_to_follow_what_is_live(small, monkeypatch):
+    """If it fell silent it would be taken for ended, and history loaded without what it records."""
+    store, source, _ = small
+    first, second = LiveRecorder.open(store), LiveRecorder.open(store)
+    new = change(store, source)
+    first.follow([])
+
+    def unreadable(store):
+        raise ValueError("function 'later' is not known")
+
+    monkeypatch.setattr("feature_repo.windows.live.windowed_specs", unreadable)
+    second.record("events", [event(1, 1)])
+    with pytest.raises(ValueError, match="'later' is not known"):
+        second.follow([])
+    live = read_live(online_client(store), store.project)
+    assert all(named(new) in follows for follows in live.follows.values())
+    assert live.missed == {named(new): to_microseconds(at(1))}
+
+
 @pytest.mark.parametrize("served", [True, False])
 def test_a_deleted_view_leaves_nothing_but_what_a_model_reads(small, served):
     store, _, path = small

@@ -264,9 +264,11 @@ class LiveRecorder:
             Whether the definitions that it writes are others than before.
 
         Raises:
-            redis.RedisError: no answer. Exception: whatever the registry raises. It writes on as before then.
+            redis.RedisError: no answer; it writes on as before. Exception: whatever the registry raises; what is live is followed
+                all the same, for whoever loads history waits for this recorder, and must know what it leaves out.
         """
-        live = self._say(with_bases(self._registered.specs()), with_bases(read))
+        registered, failure = self._registered_now()
+        live = self._say(registered, with_bases(read))
         if live.specs != self._raw:
             self._understood = {
                 name: spec for name, text in live.specs.items() if (spec := _parse(name, text))
@@ -283,6 +285,8 @@ class LiveRecorder:
         }
         self._say_missed(others, self._newest)
         _keep_loads(self._client, self.project, self._specs.values())
+        if failure is not None:
+            raise failure
         return changed
 
     def close(self) -> None:
@@ -294,6 +298,13 @@ class LiveRecorder:
             redis.RedisError: no answer.
         """
         self._say([], breath=-1)
+
+    def _registered_now(self) -> tuple[Sequence[ViewSpec], Exception | None]:
+        """What is registered; nothing, and why, if it cannot be read."""
+        try:
+            return with_bases(self._registered.specs()), None
+        except Exception as error:  # the registry may be anywhere and raises anything
+            return (), error
 
     def _writable(self, live: Live) -> dict[str, ViewSpec]:
         """What is live and known to this code, but for views computed from states that lack history."""
