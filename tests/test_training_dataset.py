@@ -12,11 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.settings import settings as deployment
+from feature_repo.windows import retrieval
+from feature_repo.windows import stream as windows_stream
+from feature_repo.windows.limits import Limits
 from tests.training_events import DAY, START, chargeback, transaction, write_lake
 from training import dataset as module
 from training.dataset import Dataset, build_dataset, entity_frame, rebuild
 from training.digest import content_digest
 from training.labels import UNLABELLED
+from training.stream import stream_dataset
 
 MATURITY = timedelta(days=7)
 HOUR = timedelta(hours=1)
@@ -161,6 +165,30 @@ def test_a_file_brings_back_the_set_and_its_manifest(built, tmp_path):
     assert built.to_pandas().shape == (120, built.table.num_columns)
 
 
+@pytest.mark.parametrize("limits", [Limits(1, 1), Limits(50, 9), Limits(10_000, 10_000)])
+def test_a_streamed_set_is_the_set(built, store, tmp_path, monkeypatch, limits):
+    for each in (windows_stream, retrieval):
+        monkeypatch.setattr(each, "limits_of", lambda config, specs: limits)
+    rows = []
+    manifest = stream_dataset(
+        tmp_path / "set", store, "fraud_v1", START, START + 20 * DAY, as_of=AS_OF, maturity=MATURITY,
+        progress=lambda done, total: rows.append((done, total)),
+    )  # fmt: skip
+    assert manifest == built.manifest
+    assert Dataset.from_parquet(tmp_path / "set").table.equals(built.table)
+    assert (rows[0], rows[-1]) == ((0, 120), (120, 120))
+    assert len(list((tmp_path / "set").glob("*.parquet"))) >= 120 // limits.rows
+    assert rebuild(manifest, store).manifest == manifest
+
+
+def test_a_streamed_set_without_a_labelled_row_is_refused_and_leaves_nothing(built, store, tmp_path):
+    with pytest.raises(ValueError, match="no transaction with a label"):
+        stream_dataset(
+            tmp_path / "set", store, "fraud_v1", START, AS_OF, as_of=START + DAY, maturity=MATURITY
+        )
+    assert not [path for path in tmp_path.iterdir() if "set" in path.name]
+
+
 def test_a_changed_file_is_refused(built, tmp_path):
     built.to_parquet(tmp_path / "set.parquet")
     table = pq.read_table(tmp_path / "set.parquet")
@@ -173,7 +201,7 @@ def test_a_changed_file_is_refused(built, tmp_path):
 
 def test_a_file_without_a_manifest_is_refused(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(ValueError, match="no manifest in the file"):
+    with pytest.raises(ValueError, match="no manifest with it"):
         Dataset.from_parquet(tmp_path / "other.parquet")
 
 

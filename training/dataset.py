@@ -18,11 +18,11 @@ content. ``rebuild`` builds the set from it and raises unless the content is the
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,20 @@ from training.digest import content_digest
 from training.instants import duration_us, from_us, instant_us
 from training.labels import UNLABELLED, labels_sql, run, with_known_timestamp
 
-__all__ = ["ENTITY_COLUMNS", "Dataset", "build_dataset", "entity_frame", "rebuild"]
+__all__ = [
+    "ENTITY_COLUMNS",
+    "MANIFEST",
+    "Dataset",
+    "Recipe",
+    "arranged",
+    "build_dataset",
+    "entity_frame",
+    "frauds_in",
+    "rebuild",
+]
+
+MANIFEST = "_manifest.json"
+"""The file of a streamed set's manifest, in its folder."""
 
 ENTITY_COLUMNS = (
     "transaction_id",
@@ -115,15 +128,20 @@ class Dataset:
 
     @classmethod
     def from_parquet(cls, path: Path | str) -> "Dataset":
-        """Read a set that ``to_parquet`` wrote.
+        """Read a set that ``to_parquet`` or ``training.stream.stream_dataset`` wrote.
 
         Raises:
             ValueError: the file carries no manifest, or its content is not what its manifest says.
         """
         table = pq.read_table(path)
         metadata = dict(table.schema.metadata or {})
+        beside = Path(path) / MANIFEST
+        if beside.exists():
+            metadata[b"manifest"] = beside.read_bytes()
         if b"manifest" not in metadata:
-            raise ValueError(f"{path}: no manifest in the file; write training sets with Dataset.to_parquet")
+            raise ValueError(
+                f"{path}: no manifest with it; write training sets with Dataset.to_parquet or stream_dataset"
+            )
         manifest = json.loads(metadata.pop(b"manifest"))
         dataset = cls(table.replace_schema_metadata(None), manifest)
         _check_digest(str(path), dataset.table, manifest)
@@ -156,43 +174,94 @@ def build_dataset(
     Raises:
         ValueError: an instant without a time zone, an empty range, or no row with a label in it.
     """
-    snapshots = _snapshots(lake or settings().lake, versions)
-    pins = {name: part.version for name, part in snapshots.items()}
-    sql = labels_sql(
-        snapshots["transactions"],
-        snapshots["chargebacks"],
-        start,
-        end,
-        as_of=as_of,
-        maturity=maturity,
-        columns=ENTITY_COLUMNS,
-    )
-    rows = run(sql if keep_unlabelled else f"SELECT * FROM ({sql}) WHERE label IS NOT NULL")
+    recipe = Recipe.of(
+        store, feature_service, start, end, as_of=as_of, maturity=maturity, lake=lake, versions=versions,
+        keep_unlabelled=keep_unlabelled,
+    )  # fmt: skip
+    rows = run(f"{recipe.sql} ORDER BY event_timestamp, transaction_id")
     if rows.num_rows == 0:
-        raise ValueError(
-            f"dataset: no transaction with a label in [{start.isoformat()}, {end.isoformat()}) as of "
-            f"{as_of.isoformat()} at a maturity of {maturity}; choose an earlier range or a later as_of"
-        )
+        recipe.refuse_no_rows()
     service = store.get_feature_service(feature_service)
-    names = service_features(service)
-    with pinned(pins):
-        table = _with_features(store, service, names, with_known_timestamp(rows))
-    manifest = {
-        "format": 1,
-        "feature_service": feature_service,
-        "feature_names": list(names),
-        "definitions_digest": definitions_digest(store, feature_service),
-        "versions": pins,
-        "start": _text(start),
-        "end": _text(end),
-        "as_of": _text(as_of),
-        "maturity_us": duration_us("maturity", maturity),
-        "keep_unlabelled": keep_unlabelled,
-        "rows": table.num_rows,
-        "frauds": int(pc.sum(pc.fill_null(table.column("label"), 0)).as_py()),
-        "digest": content_digest(table),
-    }
-    return Dataset(table, manifest)
+    with pinned(recipe.versions):
+        table = _with_features(store, service, recipe.feature_names, with_known_timestamp(rows))
+    return Dataset(table, recipe.manifest(table.num_rows, frauds_in(table), content_digest(table)))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training set is made of: everything that its content depends on.
+
+    Attributes:
+        versions: Delta versions by table. maturity: of the labels.
+        sql: query of the rows, with ``ENTITY_COLUMNS``, ``label`` and ``label_known_us``, in any order.
+    """
+
+    feature_service: str
+    feature_names: tuple[str, ...]
+    definitions_digest: str
+    versions: dict[str, int]
+    start: datetime
+    end: datetime
+    as_of: datetime
+    maturity: timedelta
+    keep_unlabelled: bool
+    sql: str
+
+    @classmethod
+    def of(
+        cls, store: Any, feature_service: str, start: datetime, end: datetime, *, as_of: datetime, maturity: timedelta,
+        lake: Path | None, versions: Mapping[str, int] | None, keep_unlabelled: bool,
+    ) -> Self:  # fmt: skip
+        """The arguments of ``build_dataset``, resolved; raises as it does."""
+        snapshots = _snapshots(lake or settings().lake, versions)
+        sql = labels_sql(
+            snapshots["transactions"], snapshots["chargebacks"], start, end, as_of=as_of, maturity=maturity,
+            columns=ENTITY_COLUMNS, ordered=False,
+        )  # fmt: skip
+        return cls(
+            feature_service, service_features(store.get_feature_service(feature_service)),
+            definitions_digest(store, feature_service), {name: part.version for name, part in snapshots.items()},
+            start, end, as_of, maturity, keep_unlabelled,
+            f"SELECT * FROM ({sql})" + ("" if keep_unlabelled else " WHERE label IS NOT NULL"),
+        )  # fmt: skip
+
+    def refuse_no_rows(self) -> NoReturn:
+        """Raises ValueError."""
+        raise ValueError(
+            f"dataset: no transaction with a label in [{self.start.isoformat()}, {self.end.isoformat()}) as of "
+            f"{self.as_of.isoformat()} at a maturity of {self.maturity}; choose an earlier range or a later as_of"
+        )
+
+    def manifest(self, rows: int, frauds: int, digest: str) -> dict[str, Any]:
+        """The manifest of the set that was made."""
+        return {
+            "format": 1,
+            "feature_service": self.feature_service,
+            "feature_names": list(self.feature_names),
+            "definitions_digest": self.definitions_digest,
+            "versions": self.versions,
+            "start": _text(self.start),
+            "end": _text(self.end),
+            "as_of": _text(self.as_of),
+            "maturity_us": duration_us("maturity", self.maturity),
+            "keep_unlabelled": self.keep_unlabelled,
+            "rows": rows,
+            "frauds": frauds,
+            "digest": digest,
+        }
+
+
+def frauds_in(table: pa.Table) -> int:
+    """How many rows of a set are labelled frauds."""
+    return int(pc.sum(pc.fill_null(table.column("label"), 0)).as_py() or 0)
+
+
+def arranged(answer: pa.Table, labelled: pa.Table, names: Sequence[str]) -> pa.Table:
+    """A set's columns in their order: what leads and the label from ``labelled``, the features, as reals, from ``answer``."""
+    columns = {name: labelled.column(name) for name in _LEADING}
+    columns |= {name: pa.array(_float64(answer.column(name)), from_pandas=True) for name in names}
+    columns |= {name: labelled.column(name) for name in _LABEL}
+    return pa.table(columns).combine_chunks()
 
 
 def rebuild(manifest: Mapping[str, Any], store: Any, *, lake: Path | None = None) -> Dataset:
@@ -245,10 +314,7 @@ def _with_features(store: Any, service: Any, names: tuple[str, ...], rows: pa.Ta
     asked, answered = (table.column("transaction_id").combine_chunks() for table in (rows, answer))
     if answered.to_pylist() != asked.to_pylist():
         raise ValueError(f"dataset: {service.name} answered other rows, or in another order, than were asked")
-    columns = {name: rows.column(name) for name in _LEADING}
-    columns |= {name: pa.array(_float64(answer.column(name)), from_pandas=True) for name in names}
-    columns |= {name: rows.column(name) for name in _LABEL}
-    return pa.table(columns).combine_chunks()
+    return arranged(answer, rows, names)
 
 
 def _float64(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:

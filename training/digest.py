@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["content_digest"]
+__all__ = ["ContentDigest", "content_digest"]
 
 
 def content_digest(table: pa.Table) -> str:
@@ -18,32 +18,61 @@ def content_digest(table: pa.Table) -> str:
     Raises:
         TypeError: a column of another type.
     """
-    digest = hashlib.sha256(f"{table.num_rows}".encode())
-    for name in table.column_names:
-        _add_column(digest, name, table.column(name))
-    return f"sha256:{digest.hexdigest()}"
+    digest = ContentDigest()
+    digest.update(table)
+    return digest.text()
 
 
-def _add_column(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) -> None:
-    if pa.types.is_string(column.type):
-        column = column.cast(pa.large_string())
-    digest.update(f"\0{name}\0{column.type}\0".encode())
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
-    digest.update(np.packbits(pc.is_valid(array).to_numpy(zero_copy_only=False)).tobytes())
-    if pa.types.is_large_string(array.type):
-        text = pc.fill_null(array, "")
-        digest.update(pc.binary_length(text).to_numpy(zero_copy_only=False).tobytes())
-        digest.update(_text_bytes(text))
-    elif pa.types.is_decimal(array.type):
-        _add_column(digest, name, pa.chunked_array([array.cast(pa.string())]))
-    elif pa.types.is_primitive(array.type):
-        digest.update(np.ascontiguousarray(_numbers(array)).tobytes())
-    else:
-        raise TypeError(
-            f"digest: column '{name}' is {array.type}; cast it to a number, a time or a string first"
-        )
+class ContentDigest:
+    """``content_digest`` of a table that comes piece by piece, each with the same columns, at least one."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._columns: dict[str, _Column] = {}
+
+    def update(self, table: pa.Table) -> None:
+        """Add the table's rows; raises as ``content_digest``."""
+        self._rows += table.num_rows
+        for name in table.column_names:
+            column = table.column(name)
+            if pa.types.is_string(column.type):
+                column = column.cast(pa.large_string())
+            self._columns.setdefault(name, _Column(str(column.type))).update(name, column)
+
+    def text(self) -> str:
+        """The digest of all rows so far."""
+        digest = hashlib.sha256(f"{self._rows}".encode())
+        for name, column in self._columns.items():
+            digest.update(f"\0{name}\0{column.kind}\0".encode() + column.summary())
+        return f"sha256:{digest.hexdigest()}"
+
+
+class _Column:
+    """One column's digest: which rows are null, how long texts are, and the values, apart, however rows are cut."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._valid, self._lengths, self._values = (hashlib.sha256() for _ in range(3))
+
+    def summary(self) -> bytes:
+        return self._valid.digest() + self._lengths.digest() + self._values.digest()
+
+    def update(self, name: str, column: pa.ChunkedArray) -> None:
+        text = pa.types.is_large_string(column.type) or pa.types.is_decimal(column.type)
+        if not text and not pa.types.is_primitive(column.type):
+            raise TypeError(
+                f"digest: column '{name}' is {column.type}; cast it to a number, a time or a string first"
+            )
+        for array in column.chunks:
+            self._valid.update(pc.is_valid(array).cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes())
+            if text:
+                self._add_text(pc.fill_null(array.cast(pa.large_string()), ""))
+            else:
+                self._values.update(np.ascontiguousarray(_numbers(array)).tobytes())
+
+    def _add_text(self, text: pa.Array) -> None:
+        self._lengths.update(pc.binary_length(text).to_numpy(zero_copy_only=False).tobytes())
+        self._values.update(_text_bytes(text))
 
 
 def _text_bytes(text: pa.Array) -> bytes:

@@ -63,11 +63,12 @@ def labels_sql(
     as_of: datetime,
     maturity: timedelta,
     columns: tuple[str, ...] = ("transaction_id", "event_timestamp"),
+    ordered: bool = True,
 ) -> str:
     """SQL of the transactions of [start, end) that were known before ``as_of``, with their labels.
 
     The columns are those named (of the table ``transactions``), then ``label`` (TINYINT, nullable) and
-    ``label_known_us`` (µs UTC; null where the label is). Rows are ordered by event time, ties by id. All
+    ``label_known_us`` (µs UTC; null where the label is). Rows are ordered by event time, ties by id, if ``ordered``. All
     statuses are rows: a transaction is scored before its status is known.
     """
     as_of_us, maturity_us = instant_us("as_of", as_of), duration_us("maturity", maturity)
@@ -92,8 +93,8 @@ def labels_sql(
         # event_day prunes partitions; the microseconds decide.
         f"WHERE t.event_day BETWEEN make_timestamp({start_us})::DATE AND make_timestamp({end_us})::DATE "
         f"AND epoch_us(t.event_timestamp) >= {start_us} AND epoch_us(t.event_timestamp) < {end_us} "
-        f"AND epoch_us(t.created_timestamp) < {as_of_us} "
-        "ORDER BY t.event_timestamp, t.transaction_id"
+        f"AND epoch_us(t.created_timestamp) < {as_of_us}"
+        + (" ORDER BY t.event_timestamp, t.transaction_id" if ordered else "")
     )
 
 

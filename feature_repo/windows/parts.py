@@ -65,6 +65,10 @@ class PartWriter:
             job.result()
         self.rows += len(table)
 
+    def add(self, name: str, text: str) -> None:
+        """Put a file of text beside them; readers of Parquet pass over a name that begins with ``_``."""
+        (self._partial / name).write_text(text, encoding="utf-8")
+
 
 def _write(table: pa.Table, file: Path, metadata: dict[bytes, bytes]) -> None:
     schema = table.schema

@@ -255,6 +255,8 @@ def connect(config: RepoConfig) -> duckdb.DuckDBPyConnection:
     """A DuckDB of its own, in UTC, with the store's memory limit."""
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
+    # It would draw one for each of many queries, terminal or not.
+    connection.execute("SET enable_progress_bar = false")
     limit = getattr(config.offline_store, "memory_limit", None)
     if limit:
         connection.execute("SET memory_limit = ?", [limit])
