@@ -148,7 +148,7 @@ class Champions:
         self._alias, self._load, self._prepare, self._kept = alias, load, prepare, kept
         self._refused_version: str | None = None
         self._polls_since_refusal = self._polls_since_settled = 0
-        self._settled = True
+        self._settled, self._unsettled = True, ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="champion", daemon=True)
 
@@ -221,11 +221,12 @@ class Champions:
         self._polls_since_settled = 0
         try:
             again = self._prepare(champion.bundle, champion.version)
-        except Exception as error:  # as in _bring_in
-            self._settled = True
-            _log.warning("the champion goes on with the state that it reads: %s", error)
+        except Exception as error:  # as in _bring_in; it may pass, so it is tried again
+            if str(error) != self._unsettled:
+                _log.warning("the champion goes on with the state that it reads: %s", error)
+            self._unsettled = str(error)
             return False
-        self._settled = again.settled
+        self._settled, self._unsettled = again.settled, ""
         if again.plan.views == champion.plan.views:
             return False
         self._put_in_place(again)

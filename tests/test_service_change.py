@@ -150,7 +150,11 @@ def test_a_changed_view_is_right_online_after_one_load_though_the_service_went_o
     assert all(line["degraded"] is None for line in journalled(home).values())
 
 
-def test_a_model_whose_features_stay_moves_over_to_the_new_state_once_it_is_loaded(deployment, home):
+def unreachable(bundle, version):
+    raise ConnectionError("the store is away")
+
+
+def test_a_model_whose_features_stay_moves_over_to_the_new_state_once_it_is_loaded(deployment, home, caplog):
     store = deployment
     serving = opened(home)
     champions = serving.champions
@@ -158,6 +162,11 @@ def test_a_model_whose_features_stay_moves_over_to_the_new_state_once_it_is_load
     store.apply([wider()])
     serving.following.look()
     assert definitions_digest(store, SERVICE) == champions.current.bundle.definitions_digest
+    prepare = champions._prepare
+    champions._prepare = unreachable
+    assert not any(champions.refresh() for _ in range(20))
+    champions._prepare = prepare
+    assert caplog.text.count("goes on with the state that it reads: the store is away") == 1
     assert not any(champions.refresh() for _ in range(20))
     assert champions.current.plan.views == old
     load_journal(home / "journal", settings().lake)
