@@ -7,11 +7,13 @@ Dataset.from_parquet("train")  # all of it, where it fits
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from feature_repo.windows.parts import PartWriter
+from feature_repo.windows.progress import shown
 from feature_repo.windows.sources import pinned
 from feature_repo.windows.stream import FeatureStream, RowsThatAsk, question_of
 from training.dataset import ENTITY_COLUMNS, MANIFEST, Recipe, arranged, frauds_in
@@ -33,7 +35,7 @@ def stream_dataset(
     lake: Path | None = None,
     versions: Mapping[str, int] | None = None,
     keep_unlabelled: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write the set to Parquet files in a folder, in order of time, with its manifest beside them; returns the manifest.
 
@@ -41,7 +43,7 @@ def stream_dataset(
     stays bounded by the offline store's ``memory_limit``. The folder appears under its name when it is complete.
 
     Args:
-        progress: told the rows done, and all of them.
+        progress: told the rows done, and all of them; None: a bar, where there is someone to see it.
 
     Raises:
         ValueError: see ``build_dataset``. FileExistsError: something is at ``path``.
@@ -56,8 +58,9 @@ def stream_dataset(
     )  # fmt: skip
     question = question_of(store, store.get_feature_service(feature_service))
     digest, frauds = ContentDigest(), 0
-    with pinned(recipe.versions), PartWriter(Path(path), {}) as writer:
-        for answer in FeatureStream(question, rows).tables(progress):
+    telling = nullcontext(progress) if progress else shown("rows")
+    with pinned(recipe.versions), PartWriter(Path(path), {}) as writer, telling as told:
+        for answer in FeatureStream(question, rows).tables(told):
             table = arranged(answer, with_known_timestamp(answer), recipe.feature_names)
             digest.update(table)
             frauds += frauds_in(table)

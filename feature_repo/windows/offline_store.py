@@ -28,6 +28,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo.windows.file_tables import append_table, replace_table
+from feature_repo.windows.progress import shown
 from feature_repo.windows.pull import Pull, local_files, pull
 from feature_repo.windows.retrieval import EntityRows, Question, Retrieval, connect, entity_frame
 from feature_repo.windows.source_rows import TIME, asked_columns, source_rows
@@ -150,9 +151,13 @@ class WindowedOfflineStore(DuckDBOfflineStore):
         _check_request_data(question, columns)
 
         def run() -> pa.Table:
-            with connect(config) as connection, Retrieval(question, connection) as retrieval:
+            with (
+                connect(config) as connection,
+                Retrieval(question, connection) as retrieval,
+                shown("rows") as bar,
+            ):
                 rows = given or source_rows(connection, feature_views, config.repo_path, start_date, end_date)
-                return retrieval.answer(rows)
+                return retrieval.answer(rows, bar)
 
         span = (start_date, end_date) if given is None else _span(given)
         time_column = TIME if given is None else given.time_column

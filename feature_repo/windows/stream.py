@@ -6,6 +6,7 @@ stream.to_parquet("features")
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from feature_repo.windows.cuts import between_sql, counted, cuts, histogram_sql
 from feature_repo.windows.event_scan import column_types, integers
 from feature_repo.windows.limits import limits_of
 from feature_repo.windows.parts import PartWriter
+from feature_repo.windows.progress import shown
 from feature_repo.windows.retrieval import EntityRows, Question, Retrieval, connect
 from feature_repo.windows.slabs import Progress
 from feature_repo.windows.sources import instant_sql, source_sql
@@ -89,18 +91,23 @@ class FeatureStream:
     def to_parquet(
         self,
         path: Path | str,
-        progress: Progress = lambda done, total: None,
+        progress: Progress | None = None,
         metadata: dict[str, str] | None = None,
     ) -> int:
         """Write a folder of Parquet files, ``part-00000.parquet`` and on, in order of time; returns how many rows.
 
         The folder appears under its name when it is complete.
 
+        Args:
+            progress: told the rows done, and all of them; None: a bar, where there is someone to see it.
+            metadata: written to each file.
+
         Raises:
             FileExistsError: something is there.
         """
-        with PartWriter(Path(path), metadata or {}) as writer:
-            for table in self.tables(progress):
+        telling = nullcontext(progress) if progress else shown("rows")
+        with PartWriter(Path(path), metadata or {}) as writer, telling as told:
+            for table in self.tables(told):
                 writer.write(table)
                 # The next slab is computed in the room of this one.
                 del table
