@@ -91,6 +91,16 @@ class HotView:
                 self._distinct.evaluate(raw.events, question, out)
         return out, total - opened + int(raw.events.starts[-1])
 
+    def warm(self) -> None:
+        """Answer of one event, and of one that is sealed, so that all that is compiled is there."""
+        spec, zero = self._spec, np.zeros(1, dtype=np.int64)
+        event = Events(zero, zero, np.zeros((len(spec.columns), 1), dtype=np.int64), np.array([0, 1]))
+        out = np.empty(len(spec.aggregates), dtype=np.int64)
+        decode(spec, [b""])
+        for part in (self._rest, self._distinct):
+            part.evaluate(event, Question(1, 1), out)
+        self._summarized(event, tree.of_events(spec, event, event.starts, [0]), Question(1, 1), out)
+
     def _inside(self, nodes: Nodes, question: Question, window: int | None = None) -> Flags:
         end = question.instant - self._spec.delay_us
         begin = end - (self._spec.windows_us[-1] if window is None else window)

@@ -30,11 +30,13 @@ def view_prefix(project: str, spec: ViewSpec) -> bytes:
 
 def state_key(prefix: bytes, values: Iterable[object]) -> bytes:
     """The state key of an entity, its join-key values in the order of the view's keys: as text, as DuckDB writes it."""
-    parts = [
-        (b"true" if value else b"false") if isinstance(value, bool) else str(value).encode()
-        for value in values
-    ]
-    return prefix + b"".join(b"%d:%s" % (len(part), part) for part in parts)
+    key = prefix
+    for value in values:
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        part = str(value).encode()
+        key += b"%d:%b" % (len(part), part)
+    return key
 
 
 def parts_key(state: bytes) -> bytes:

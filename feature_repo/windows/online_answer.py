@@ -116,7 +116,8 @@ def read_windows(
         for row, key in zip(rows, keys, strict=True):
             for name, value in zip(key.join_keys, key.entity_values, strict=True):
                 row[f"{place}:{name}"] = getattr(value, value.WhichOneof("val"))
-    results, instants, _ = StateReader(client, views).read(rows, question.instants, question.known_as_of)
+    reader = StateReader.kept(client, views)
+    results, instants, _ = reader.read(rows, question.instants, question.known_as_of)
     return {
         view.projection.name_to_use(): _window_rows(state_view.spec, set(names), values, instants)
         for (view, names, _), state_view, (values, _) in zip(asked, views, results, strict=True)

@@ -61,18 +61,21 @@ def _packed_column(column: StoredColumn, condition: Predicate | None) -> Callabl
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An event, packed: ``values`` of each view."""
+    """An event, packed: ``values`` of each view; ``start`` and ``end`` are of the records of all of them."""
 
     time: int
     known_us: int | None
     number: bytes
     values: list[bytes]
+    start: bytes
+    end: bytes
 
     def record(self, view: int, *, void: bool = False) -> bytes:
         """The record of one view; ``void``: the event does not pass the filter, and hides older versions of it."""
-        flag, known = _known_part(self.time, self.known_us, void)
-        start = ((self.time & TIME_MASK) | flag << FLAG_SHIFT).to_bytes(7, "little")
-        return start + self.number + self.values[view] + known
+        if not void:
+            return self.start + self.values[view] + self.end
+        start, end = _around(self.time, self.known_us, self.number, void=True)
+        return start + self.values[view] + end
 
 
 class Packer:
@@ -114,10 +117,16 @@ class Packer:
             KeyError: a column is missing. TypeError, ValueError: a value that the windows cannot hold exactly.
         """
         name = event_number(event[self._event_id]).to_bytes(6, "little")
+        start, end = _around(time, known_us, name)
         values = [pack(event) for pack in self._columns]
-        return Packed(
-            time, known_us, name, [b"".join([values[i] for i in layout]) for layout in self._layouts]
-        )
+        layouts = [b"".join([values[i] for i in layout]) for layout in self._layouts]
+        return Packed(time, known_us, name, layouts, start, end)
+
+
+def _around(time: int, known_us: int | None, number: bytes, *, void: bool = False) -> tuple[bytes, bytes]:
+    """What stands before the values of a record, and after them."""
+    flag, known = _known_part(time, known_us, void)
+    return ((time & TIME_MASK) | flag << FLAG_SHIFT).to_bytes(7, "little") + number, known
 
 
 def _known_part(time: int, known_us: int | None, void: bool) -> tuple[int, bytes]:

@@ -97,6 +97,7 @@ class OnlinePlan:
             INSTANT: FAR_AHEAD_US,
         }
         self.read([row, row])
+        self._reader.warm()
 
     def read(self, rows: Sequence[Mapping[str, Any]]) -> Answer:
         """Features of each row.

@@ -29,6 +29,10 @@ class StateView:
     join_keys: tuple[str, ...]
 
 
+_READERS: dict[tuple[object, ...], "StateReader"] = {}
+_MOST_READERS = 100
+
+
 class StateReader:
     """Reads the states of several views for several rows, and finishes their windows."""
 
@@ -40,7 +44,18 @@ class StateReader:
         specs = [view.spec for view in views]
         self._horizons = np.array([spec.horizon_us for spec in specs], dtype=np.int64)
         self._decoder, self._evaluator = Decoder(specs), Evaluator(specs)
-        self._hot_views = [HotView(spec) for spec in specs]
+        self._hot_views: dict[int, HotView] = {}
+
+    @classmethod
+    def kept(cls, client: Any, views: Sequence[StateView]) -> "StateReader":
+        """The reader of these views, made once for whoever asks for the very same ones again and again."""
+        # A reader keeps what it is named by alive, so none of these numbers comes to name another.
+        name = (id(client), *((id(view.spec), view.project, view.join_keys) for view in views))
+        if name not in _READERS:
+            if len(_READERS) >= _MOST_READERS:
+                _READERS.clear()
+            _READERS[name] = cls(client, views)
+        return _READERS[name]
 
     def read(
         self, rows: Sequence[Mapping[str, Any]], instants: Integers | None, known_as_of: Integers | None
@@ -98,12 +113,22 @@ class StateReader:
             results[view][row], seen[view, row] = self._hot(view, keys[i], states[i], question)
         return list(zip(results, seen, strict=True))
 
+    def warm(self) -> None:
+        """Compile or load what the first read of a hot key would; touches no state."""
+        for view in range(len(self._views)):
+            self._hot_view(view).warm()
+
+    def _hot_view(self, view: int) -> HotView:
+        if view not in self._hot_views:
+            self._hot_views[view] = HotView(self._views[view].spec)
+        return self._hot_views[view]
+
     def _hot(self, view: int, key: bytes, state: bytes, question: Question) -> tuple[Integers, int]:
         spec = self._views[view].spec
         for _ in range(_TRIES):
             refuse_dropped(spec, Head.of(state).dropped, question.instant)
             try:
-                return self._hot_views[view].windows(self._client, key, state, question)
+                return self._hot_view(view).windows(self._client, key, state, question)
             except CompactedError:
                 (again,) = checked(exchange(self._client, [command("GET", key)]))
                 state = again or b""

@@ -1,7 +1,7 @@
 -- Append one event to the state of every view that counts it, all at once.
--- KEYS: states. ARGV: known time ('' = this server's clock: records lack it), then for each key: event time, record, how long
--- events are kept (us), how long a state must live (s) and what it is given (s), bytes of a tail worth sealing, bytes of a tail
--- left as it is, late events worth compacting.
+-- KEYS: states. ARGV: known time ('' = this server's clock: records lack it), then for each key: record, constants of its view,
+-- packed: how long events are kept (us), how long a state must live (s) and what it is given (s), bytes of a tail worth sealing,
+-- bytes of a tail left as it is, late events worth compacting.
 -- Returns the known time in microseconds as text (a Lua number would be cut to 64-bit float precision on the way), then the
 -- number of each key whose state had better be compacted. See records.py and head.py for the bytes.
 local known, clock = ARGV[1], ARGV[1] == ''
@@ -9,12 +9,20 @@ if clock then
   local now = redis.call('TIME')
   known = string.format('%.0f', now[1] * 1000000 + now[2])
 end
+local function time_of(records, at)
+  local low, high = struct.unpack('<I4I3', records, at)
+  high = high % 4194304
+  if high >= 2097152 then
+    high = high - 4194304
+  end
+  return high * 4294967296 + low
+end
 local answer = {known}
 for i, key in ipairs(KEYS) do
-  local time, record, keep, expiry, lifetime, room, quiet, most_late = unpack(ARGV, 8 * i - 6, 8 * i + 1)
-  time = tonumber(time)
+  local record = ARGV[2 * i]
+  local keep, expiry, lifetime, room, quiet, most_late = struct.unpack('<i8i8i8I4I4I4', ARGV[2 * i + 1])
   if clock then
-    local seventh, late = string.byte(record, 7), tonumber(known) - time
+    local seventh, late = string.byte(record, 7), tonumber(known) - time_of(record, 1)
     if seventh >= 192 then
       record = record .. struct.pack('<i7', late)
     elseif late ~= 0 then
@@ -28,42 +36,38 @@ for i, key in ipairs(KEYS) do
   local indices = -1
   local length = redis.call('APPEND', key, record)
   if length == #record then
-    redis.call('SET', key, struct.pack('<i8I4I4i8I2I2I4', -2^63, 0, 32, -2^63, 0, 0, 0) .. record)
-  elseif length >= 32 + tonumber(quiet) then
-    local start = redis.call('GETRANGE', key, 0, 38)
-    local _, _, size, sealed, late, distinct, compact_at = struct.unpack('<i8I4I4i8I2I2I4', start)
-    local worth = false
-    if time <= sealed then
-      late = math.min(late + 1, 65535)
-      redis.call('SETRANGE', key, 24, struct.pack('<I2', late))
-      worth = late >= tonumber(most_late)
-    end
-    if size > 32 then
-      indices = distinct
-    end
-    if not worth and length >= compact_at then
-      worth = length - size >= tonumber(room)
-      if not worth and size == 32 then
-        local low, high = struct.unpack('<I4I3', start, 33)
-        high = high % 4194304
-        if high >= 2097152 then
-          high = high - 4194304
-        end
-        worth = high * 4294967296 + low < time - tonumber(keep)
+    local head = struct.pack('<i8I4I4i8I2I2I4', -2^63, 0, 32, -2^63, 0, 0, 0)
+    redis.call('SET', key, head .. record, 'EX', string.format('%.0f', lifetime))
+  else
+    if length >= 32 + quiet then
+      local start = redis.call('GETRANGE', key, 0, 38)
+      local _, _, size, sealed, late, distinct, compact_at = struct.unpack('<i8I4I4i8I2I2I4', start)
+      local time, worth = time_of(record, 1), false
+      if time <= sealed then
+        late = math.min(late + 1, 65535)
+        redis.call('SETRANGE', key, 24, struct.pack('<I2', late))
+        worth = late >= most_late
+      end
+      if size > 32 then
+        indices = distinct
+      end
+      if not worth and length >= compact_at then
+        worth = length - size >= room or (size == 32 and time_of(start, 33) < time - keep)
+      end
+      if worth then
+        answer[#answer + 1] = i
       end
     end
-    if worth then
-      answer[#answer + 1] = i
-    end
-  end
-  -- To look is cheaper than to write: the log of the server takes writes down.
-  if redis.call('TTL', key) < tonumber(expiry) then
-    redis.call('EXPIRE', key, lifetime)
-    if indices >= 0 then
-      redis.call('EXPIRE', key .. ':c', lifetime)
-    end
-    for z = 0, indices - 1 do
-      redis.call('EXPIRE', key .. ':d' .. z, lifetime)
+    -- To look is cheaper than to write: the log of the server takes writes down.
+    if redis.call('TTL', key) < expiry then
+      lifetime = string.format('%.0f', lifetime)
+      redis.call('EXPIRE', key, lifetime)
+      if indices >= 0 then
+        redis.call('EXPIRE', key .. ':c', lifetime)
+      end
+      for z = 0, indices - 1 do
+        redis.call('EXPIRE', key .. ':d' .. z, lifetime)
+      end
     end
   end
 end

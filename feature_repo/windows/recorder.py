@@ -8,6 +8,7 @@ events those that are computed come after those that they are computed from, in 
 what an event may see is a matter of its times, so it sees the events that it is recorded with as it sees all others.
 """
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ from feature_repo.windows.wire import bulk
 
 # Events that are sent at once; the server holds their answers until all are there.
 _ROUND_TRIP = 1000
+# What ``record.lua`` is told of a view.
+_CONSTANTS = struct.Struct("<qqqIII")
 
 
 class _Target:
@@ -35,8 +38,8 @@ class _Target:
         self.spec, self.prefix = spec, view_prefix(project, spec)
         self.compactor = Compactor(client, spec, sizes)
         room = sizes.room(typical_width(spec))
-        constants = (retention_us(spec), expiry_s(spec), lifetime_s(spec), room, sizes.quiet, sizes.late)
-        self.constants, self.count = b"".join(map(bulk, constants)), 2 + len(constants)
+        times = retention_us(spec), expiry_s(spec), lifetime_s(spec)
+        self.constants = bulk(_CONSTANTS.pack(*times, room, sizes.quiet, sizes.late))
         self.computed = Computed(spec)
 
 
@@ -45,6 +48,7 @@ class _Stage:
 
     def __init__(self, client: Any, project: str, targets: Sequence[_Target]) -> None:
         specs = [target.spec for target in targets]
+        self._script = script("record")
         self._created, self._timestamp = specs[0].created, specs[0].timestamp
         self.values = EventValues(client, project, specs)
         alike: dict[object, list[_Target]] = {}
@@ -64,21 +68,23 @@ class _Stage:
         """The packed call of ``record.lua``, and the states that it writes."""
         known = self._known(given)
         states: list[tuple[_Target, bytes]] = []
-        arguments, count = [bulk("" if known is None else known)], 1
+        arguments = [bulk("" if known is None else known)]
+        keys = []
         for packer, computed, targets in self._groups:
             event = computed.complete(given, values)
             time = packer.time(event)
-            packed, stamp = packer.pack(event, time, known), bulk(time)
+            packed = packer.pack(event, time, known)
             for i, target in enumerate(targets):
                 spec = target.spec
                 entity = [event[key] for key in spec.keys]
                 passes = spec.predicate is None or spec.predicate(event)
                 if None in entity or not (passes or spec.corrected):
                     continue
-                states.append((target, state_key(target.prefix, entity)))
-                arguments += [stamp, bulk(packed.record(i, void=not passes)), target.constants]
-                count += target.count
-        return script("record").call([key for _, key in states], arguments, count), states
+                key, record = state_key(target.prefix, entity), packed.record(i, void=not passes)
+                states.append((target, key))
+                keys.append(key)
+                arguments.append(b"$%d\r\n%b\r\n%b" % (len(record), record, target.constants))
+        return self._script.call(keys, arguments, 1 + 2 * len(keys)), states
 
     def known(self, event: Mapping[str, Any], known: int) -> Mapping[str, Any]:
         """The event with the known time that it was given."""
