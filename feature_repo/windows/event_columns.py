@@ -249,7 +249,7 @@ class EventColumns:
         ]
         path = self._path()
         limits = limits_of(self._config, list(bases.values()))
-        with Slabs(self._connection, requests, origin.sql, limits) as slabs:
+        with Slabs(self._connection, requests, origin.sql, limits, last) as slabs:
             work = _Pass(self._connection, slabs, list(bases), derived, columns)
             read = set(columns).union(_needs(*derived)) & set(types)
             _write(path, map(work.finished, self._rows(origin, as_of, read, (first, last), limits.rows)))

@@ -198,11 +198,9 @@ class Family:
         self, i: int, codes: NDArray[Any], fields: Integers, start: int, end: int, floor: int
     ) -> None:
         old = self._held[i]
-        size = surviving(old.fields[0], 0, len(old.codes), floor) + end - start
+        size = surviving(old.fields[0], floor) + end - start
         merged = _Held(np.empty(size, dtype=self._code_type), np.empty((len(fields), size), dtype=np.int64))
-        merge(
-            old.codes, old.fields, 0, len(old.codes), floor, codes, fields, start, end, merged.codes, merged.fields, 0
-        )  # fmt: skip
+        merge(old.codes, old.fields, floor, codes, fields, start, end, merged.codes, merged.fields)
         self._held[i] = merged
 
     def _split(self) -> None:

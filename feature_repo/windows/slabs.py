@@ -63,7 +63,8 @@ class Slabs:
         self._pool = ThreadPoolExecutor(self._workers)
         self._keys = _Keys(connection, asked)
         self.requests = tuple(requests)
-        self._of_request: list[Family] = []
+        # By the request's place.
+        self._family_of: dict[int, Family] = {}
         self._feeds = self._plan()
 
     def __enter__(self) -> Self:
@@ -121,11 +122,12 @@ class Slabs:
             progress(start + len(part), len(asks))
 
     def _answer(self, asks: AskedRows, outs: Sequence[Integers]) -> None:
-        every = [family.parts for family in self._of_request]
-        keyed = {parts: self._pool.submit(KeyedRows.of, parts, asks) for parts in dict.fromkeys(every)}
+        families = [self._family_of[i] for i in range(len(self.requests))]
+        every = dict.fromkeys(family.parts for family in families)
+        keyed = {parts: self._pool.submit(KeyedRows.of, parts, asks) for parts in every}
         filling = []
         for parts, sorting in keyed.items():
-            for request, family, out in zip(self.requests, self._of_request, outs, strict=True):
+            for request, family, out in zip(self.requests, families, outs, strict=True):
                 if family.parts == parts:
                     filling += family.answer(sorting.result(), request.spec, out)
         for filled in filling:
@@ -137,34 +139,33 @@ class Slabs:
         return {a.name: array for a, array in zip(request.spec.aggregates, arrays, strict=True)}
 
     def _plan(self) -> "list[_Feed]":
-        """One feed a source, one family for the views of a source with the same keys and filter."""
+        """One feed a source."""
         types = {request.source: column_types(self._connection, request.source) for request in self.requests}
-        feeds: dict[object, list[tuple[Request, tuple[KeyPart, ...]]]] = {}
-        for request in self.requests:
+        feeds: dict[object, list[_Member]] = {}
+        for index, request in enumerate(self.requests):
             spec = request.spec
             check_columns(spec, types[request.source])
             parts = tuple(
                 self._keys.part(key, types[request.source][key], request.join_keys[key]) for key in spec.keys
             )
             feed = (request.source, spec.timestamp, spec.created, spec.event_id)
-            feeds.setdefault(feed, []).append((request, parts))
-        of_request = {}
-        made = []
-        for members in feeds.values():
-            specs = [request.spec for request, _ in members]
-            scan = EventScan(self._connection, specs, members[0][0].source, [parts for _, parts in members])
-            shared: dict[object, list[int]] = {}
-            for i, (request, parts) in enumerate(members):
-                shared.setdefault((parts, request.spec.where, request.spec.corrected), []).append(i)
-            families = []
-            for sharing in shared.values():
-                fields = [scan.fields[i] for i in sharing]
-                family = Family(members[sharing[0]][1], [specs[i] for i in sharing], fields, self._pool)
-                families.append(family)
-                of_request.update({id(members[i][0]): family for i in sharing})
-            made.append(_Feed(scan, families))
-        self._of_request = [of_request[id(request)] for request in self.requests]
-        return made
+            feeds.setdefault(feed, []).append(_Member(index, spec, parts))
+        return [self._feed(members) for members in feeds.values()]
+
+    def _feed(self, members: "Sequence[_Member]") -> "_Feed":
+        """One family for the views of a source with the same keys and filter."""
+        source = self.requests[members[0].request].source
+        scan = EventScan(self._connection, [m.spec for m in members], source, [m.parts for m in members])
+        shared: dict[object, list[int]] = {}
+        for i, member in enumerate(members):
+            shared.setdefault((member.parts, member.spec.where, member.spec.corrected), []).append(i)
+        families = []
+        for sharing in shared.values():
+            specs, fields = [members[i].spec for i in sharing], [scan.fields[i] for i in sharing]
+            family = Family(members[sharing[0]].parts, specs, fields, self._pool)
+            families.append(family)
+            self._family_of |= {members[i].request: family for i in sharing}
+        return _Feed(scan, families)
 
     def _advance(self, first: int, last: int) -> None:
         """Have every event that the instants ``first`` to ``last`` count."""
@@ -193,6 +194,15 @@ class Slabs:
             cursor.register("tied_events", pa.table({"id": ids}))
             found = cursor.sql(f"SELECT {event_number_sql('id')} AS n FROM tied_events").to_arrow_table()
         return np.asarray(found["n"].to_numpy(), dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One request of a source: its place among the requests, and the parts of its key."""
+
+    request: int
+    spec: ViewSpec
+    parts: tuple[KeyPart, ...]
 
 
 class _Keys:

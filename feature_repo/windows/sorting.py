@@ -64,31 +64,27 @@ def tied(codes: Any, times: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def surviving(times: Any, start: Any, end: Any, floor: Any) -> Any:
-    """How many of a range of events are not before ``floor``."""
+def surviving(times: Any, floor: Any) -> Any:
+    """How many events are not before ``floor``."""
     count = 0
-    for i in range(start, end):
+    for i in range(len(times)):
         count += times[i] >= floor
     return count
 
 
 @njit(cache=True, nogil=True)
 def merge(
-    old_codes: Any, old: Any, old_start: Any, old_end: Any, floor: Any, new_codes: Any, new: Any, new_start: Any, new_end: Any,
-    codes: Any, merged: Any, at: Any,
+    old_codes: Any, old: Any, floor: Any, new_codes: Any, new: Any, new_start: Any, new_end: Any, codes: Any, merged: Any
 ) -> Any:  # fmt: skip
-    """Merge two ranges sorted by code into one from position ``at`` on; of equal codes the old events come first.
+    """Merge events sorted by code with a range of others that are; of equal codes the old ones come first.
 
     Args:
         old, new, merged: int64[f, n] fields, the first of them the time; old events before ``floor`` are left out.
-
-    Returns:
-        Where the merged range ends.
     """
     fields = len(merged)
-    i, j = old_start, new_start
-    while i < old_end or j < new_end:
-        if j >= new_end or (i < old_end and old_codes[i] <= new_codes[j]):
+    i, j, at = 0, new_start, 0
+    while i < len(old_codes) or j < new_end:
+        if j >= new_end or (i < len(old_codes) and old_codes[i] <= new_codes[j]):
             if old[0, i] >= floor:
                 codes[at] = old_codes[i]
                 for f in range(fields):
@@ -101,7 +97,6 @@ def merge(
                 merged[f, at] = new[f, j]
             at += 1
             j += 1
-    return at
 
 
 @njit(cache=True, nogil=True)
