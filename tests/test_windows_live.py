@@ -306,10 +306,28 @@ def test_an_event_too_old_for_its_derived_columns_goes_to_all_other_views(small,
     assert recorder.record("events", [old, new]) == [to_microseconds(e["known"]) for e in (old, new)]
     assert answers(store, specs["peak"], days + 10) == {"peak_events_count_5d": 4}
     assert answers(store, specs["rated"], days + 10)["rated_events_count_5d"] == 3
-    assert "an event of events is in no view with derived columns" in caplog.text
+    assert f"{named(specs['rated'])} lacks an event of events until fraud backfill loads it" in caplog.text
     write_events(path, [event(1, 1), event(2, days), old, new])
     store.materialize(at(-1), at(days + 11), feature_views=["rated"])
     assert answers(store, specs["rated"], days + 12) == {"rated_events_count_5d": 4, "rated_then_sum_5d": 200}
+
+
+def test_a_view_whose_filter_cannot_be_asked_of_an_event_does_not_stop_the_others(small, caplog):
+    store, source, _ = small
+    recorder = LiveRecorder.open(store)
+    store.apply([view_of(source, SHORT, name="wrong", prefix="wrong", where="time > '2024-01-01'")])
+    recorder.follow([])
+    (known,) = recorder.record("events", [{**event(1, 1), "known": None}])
+    specs, client = {spec.view: spec for spec in windowed_specs(store)}, online_client(store)
+    assert answers(store, specs["view"], 5)["all_events_count_10s"] == 0
+    reader = StateReader(client, [StateView(specs["view"], store.project, ("key",))])
+    later = np.array([known + 1])
+    ((results, _),), _, _ = reader.read([{"key": "a"}], np.array([to_microseconds(at(5))]), later)
+    assert results[0].tolist() == [1, 1]
+    assert f"{named(specs['wrong'])} lacks an event of events" in caplog.text
+    assert read_live(client, store.project).missed == {named(specs["wrong"]): known}
+    with pytest.raises(TypeError, match="is float"):
+        recorder.record("events", [event(2, 2, amount=1.5)])
 
 
 def test_an_empty_registry_is_refused(home):

@@ -34,7 +34,6 @@ from uuid import uuid4
 
 from feast import FeatureStore
 
-from feature_repo.windows.derived import used
 from feature_repo.windows.keys import expiry_s, floor_key, lifetime_s, loaded_key, project_prefix
 from feature_repo.windows.plain_data import to_data
 from feature_repo.windows.recorder import EventRecorder, windowed_specs
@@ -217,8 +216,8 @@ class LiveRecorder:
         self._raw: Mapping[str, str] = {}
         self._understood: dict[str, ViewSpec] = {}
         self._specs: dict[str, ViewSpec] = {}
-        self._recorder = self._uncomputed = EventRecorder.of(self._client, self.project, [])
-        self._sources: frozenset[str] = frozenset()
+        self._recorder = EventRecorder.of(self._client, self.project, [])
+        self._written: Mapping[str, ViewSpec] = {}
 
     @classmethod
     def open(cls, store: FeatureStore, monotonic: Callable[[], float] = time.monotonic) -> "LiveRecorder":
@@ -239,9 +238,14 @@ class LiveRecorder:
         return tuple(self._specs.values())
 
     def record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
-        """As ``EventRecorder.record``, but an event so old that its derived columns cannot be computed goes to all other views.
+        """As ``EventRecorder.record``, but a view that cannot take an event does not keep it from the others.
 
-        It is logged, and in the views that lack it once they are loaded again.
+        So it is with a filter that an event's values cannot be compared by, or with an event so old that its derived columns
+        cannot be computed any more. Such a view lacks the event until history is loaded again; that is logged and, but for an
+        old event, known to ``incomplete``.
+
+        Raises:
+            KeyError, TypeError, ValueError, LookupError: no view can take the event.
         """
         with self._lock:
             known = self._record(source, events)
@@ -252,7 +256,7 @@ class LiveRecorder:
     def passes_by(self, source: str, known_us: int) -> bool:
         """Whether no view reads the source. One that comes to read it then misses what was known up to ``known_us``."""
         with self._lock:
-            unread = source not in self._sources
+            unread = all(spec.source != source for spec in self._written.values())
             if unread:
                 self._note(source, known_us)
             return unread
@@ -322,28 +326,45 @@ class LiveRecorder:
     def _record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
         try:
             return self._recorder.record(source, events)
-        except KeyError:
-            raise
-        except LookupError as error:
+        except (LookupError, TypeError, ValueError) as error:
             if len(events) > 1:
                 return [known for event in events for known in self._record(source, [event])]
-            _log.error(
-                "an event of %s is in no view with derived columns; fraud backfill loads it: %s",
-                source,
-                error,
-            )
-            return self._uncomputed.record(source, events)
+            return [self._record_apart(source, events[0], error)]
+
+    def _record_apart(self, source: str, event: Mapping[str, Any], error: Exception) -> int:
+        """Record an event into each view that can take it, under one known time; returns that."""
+        views = {name: spec for name, spec in self._written.items() if spec.source == source}
+        event = self._with_known_time(event, views.values())
+        known: int | None = None
+        failed: dict[str, Exception] = {}
+        for name, spec in views.items():
+            try:
+                (known,) = EventRecorder.of(self._client, self.project, [spec]).record(source, [event])
+            except (LookupError, TypeError, ValueError) as why:
+                failed[name] = why
+        if known is None:
+            raise error
+        for name, reason in failed.items():
+            _log.error("%s lacks an event of %s until fraud backfill loads it: %s", name, source, reason)
+        wrong = {name: source for name, reason in failed.items() if type(reason) is not LookupError}
+        self._say_missed(wrong, {source: known})
+        return known
+
+    def _with_known_time(self, event: Mapping[str, Any], views: Iterable[ViewSpec]) -> Mapping[str, Any]:
+        """The event as known now by the server's clock, if it does not say when."""
+        columns = {spec.created for spec in views if spec.created and event.get(spec.created) is None}
+        if not columns:
+            return event
+        seconds, micros = self._client.time()
+        return {**event, **dict.fromkeys(columns, from_microseconds(int(seconds) * 1_000_000 + int(micros)))}
 
     def _note(self, source: str, known_us: int) -> None:
         self._newest[source] = max(self._newest.get(source, known_us), known_us)
 
     def _take_up(self, specs: dict[str, ViewSpec]) -> None:
         recorder = EventRecorder.of(self._client, self.project, specs.values())
-        plain = [spec for spec in specs.values() if not used(spec)[1]]
-        uncomputed = EventRecorder.of(self._client, self.project, plain)
         with self._lock:
-            self._recorder, self._uncomputed, newest = recorder, uncomputed, dict(self._newest)
-            self._sources = frozenset(spec.source for spec in specs.values())
+            self._recorder, self._written, newest = recorder, specs, dict(self._newest)
         new = {name: spec.source for name, spec in specs.items() if name not in self._specs}
         self._say_missed(new, newest)
         self._specs = specs
