@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from bento.recording import STORE_FAILURES
-from feature_repo.windows.live import LiveRecorder
+from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.spec import ViewSpec
 
 __all__ = ["POLL_S", "Following"]

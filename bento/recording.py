@@ -16,7 +16,7 @@ from bento.metrics import Metrics
 from bento.problem import problem
 from bento.seen import DECISION, Entry, Seen, content_digest
 from feature_repo.journal import Journal
-from feature_repo.windows.live import LiveRecorder
+from feature_repo.windows.live_recorder import LiveRecorder
 
 __all__ = ["BACKLOG_LIMIT", "PAUSE_S", "STORE_FAILURES", "Recorded", "Recording"]
 

@@ -27,7 +27,7 @@ from bento.scoring import Reply, Scorer
 from bento.seen import DECISION, Seen
 from feature_repo.journal import Journal, now_us
 from feature_repo.settings import settings
-from feature_repo.windows.live import LiveRecorder
+from feature_repo.windows.live_recorder import LiveRecorder
 
 __all__ = ["MAX_BATCH", "Serving"]
 

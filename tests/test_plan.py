@@ -15,7 +15,8 @@ from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import embedded
 from feature_repo.windows.derived import derive
 from feature_repo.windows.durations import format_duration
-from feature_repo.windows.live import LiveRecorder, incomplete
+from feature_repo.windows.live import incomplete
+from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.recorder import windowed_specs
 from feature_repo.windows.resolve import resolve_service
 from feature_repo.windows.view import windowed_view

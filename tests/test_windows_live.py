@@ -11,13 +11,13 @@ from feature_repo.windows.derived import derive
 from feature_repo.windows.keys import expiry_s, lifetime_s, loaded_key
 from feature_repo.windows.live import (
     LEASE_US,
-    LiveRecorder,
     await_recorders,
     claim,
     incomplete,
     live_key,
     read_live,
 )
+from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.plan import StateReader, StateView
 from feature_repo.windows.recorder import windowed_specs
 from feature_repo.windows.state import to_microseconds
@@ -205,7 +205,7 @@ def test_a_take_up_that_fails_half_way_is_made_up_for(small, monkeypatch):
         raise ConnectionError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(recorder, "_say_missed", fail)
+        patch.setattr("feature_repo.windows.live_recorder.say_missed", fail)
         with pytest.raises(ConnectionError):
             recorder.follow([])
     recorder.record("events", [event(2, 2)])
@@ -225,7 +225,7 @@ def test_a_recorder_that_cannot_read_the_registry_goes_on_to_follow_what_is_live
     def unreadable(store):
         raise ValueError("function 'later' is not known")
 
-    monkeypatch.setattr("feature_repo.windows.live.windowed_specs", unreadable)
+    monkeypatch.setattr("feature_repo.windows.live_recorder.windowed_specs", unreadable)
     second.record("events", [event(1, 1)])
     with pytest.raises(ValueError, match="'later' is not known"):
         second.follow([])
