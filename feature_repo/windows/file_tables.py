@@ -1,4 +1,4 @@
-"""Tables written to file sources, Parquet or Delta: a reader never sees half of a file, nor half a version of a table.
+"""Tables written to file sources, Parquet or Delta: a reader never sees half of a file, nor half a version of a Delta table.
 
 Feast's own writer rewrites Parquet in place, appends to no folder of Parquet files, and does not know today's Delta.
 """
@@ -18,7 +18,7 @@ from feast.infra.offline_stores.file_source import FileSource
 def replace_table(table: pa.Table, source: FileSource, repo_path: Path | None, allow_overwrite: bool) -> None:
     """Write the table as all that the source holds: a Delta table, a Parquet file, or a folder if its name has no ``.parquet``.
 
-    Of a folder the old files go once the new one is there.
+    Of a folder the old files go once the new one is there: in between a reader sees both.
 
     Raises:
         SavedDatasetLocationAlreadyExists: something is there and ``allow_overwrite`` is not given.
