@@ -167,7 +167,7 @@ def test_a_missing_column_is_an_error_and_a_null_one_is_not():
     ],
 )
 def test_values_that_cannot_be_compared_are_an_error_not_a_guess(text, event):
-    with pytest.raises(TypeError, match=r"window\.where: "):
+    with pytest.raises(TypeError, match=r"window\.where "):
         Predicate(text)(event)
 
 

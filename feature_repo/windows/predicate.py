@@ -1,4 +1,4 @@
-"""The filter of a windowed view: a SQL boolean expression, parsed once, run in two places.
+"""A filter or a condition of a windowed view: a SQL boolean expression, parsed once, run in two places.
 
 Offline it becomes DuckDB SQL; online it is evaluated on one event. Both are derived from the same syntax tree, in which
 only columns, literals, comparisons, ``IN``, ``BETWEEN``, ``IS NULL`` and boolean operators may stand, so nothing a person
@@ -31,17 +31,21 @@ _COMPARISONS: dict[type[sql.Expr], Callable[[Any, Any], bool]] = {
 class Predicate:
     """A parsed filter.
 
+    Args:
+        tag: the view's tag that it stands in, for messages.
+
     Raises:
         ValueError: the text is no SQL expression, or uses more than is allowed; the message names the part.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, tag: str = "window.where") -> None:
         self.text = text
+        where = f"{tag} {text!r}"
         try:
             self._tree = sqlglot.parse_one(text, dialect="duckdb")
         except sqlglot.errors.SqlglotError as error:
-            raise ValueError(f"window.where {text!r}: not a SQL expression: {error}") from error
-        self._test = _boolean(self._tree, text)
+            raise ValueError(f"{where}: not a SQL expression: {error}") from error
+        self._test = _boolean(self._tree, where)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -67,55 +71,53 @@ class Predicate:
         return self._test(event) is True
 
 
-def _refuse(node: sql.Expr, text: str) -> ValueError:
+def _refuse(node: sql.Expr, where: str) -> ValueError:
     return ValueError(
-        f"window.where {text!r}: {node.sql(dialect='duckdb')!r} ({type(node).__name__}) is not allowed; "
+        f"{where}: {node.sql(dialect='duckdb')!r} ({type(node).__name__}) is not allowed; "
         "use columns, literals, comparisons, IN, BETWEEN, IS NULL, AND, OR, NOT"
     )
 
 
-def _boolean(node: sql.Expr, text: str) -> Callable[[Mapping[str, Any]], Truth]:
+def _boolean(node: sql.Expr, where: str) -> Callable[[Mapping[str, Any]], Truth]:
     """Compile a boolean node to a function of the event, in SQL's three-valued logic."""
     if isinstance(node, sql.Paren):
-        return _boolean(node.this, text)
+        return _boolean(node.this, where)
     if isinstance(node, sql.And | sql.Or):
-        return _connective(node, text)
+        return _connective(node, where)
     if isinstance(node, sql.Not):
-        inner = _boolean(node.this, text)
+        inner = _boolean(node.this, where)
         return lambda event: None if (truth := inner(event)) is None else not truth
     if type(node) in _COMPARISONS:
         return _comparison(
-            _COMPARISONS[type(node)], _value(node.this, text), _value(node.args["expression"], text)
+            _COMPARISONS[type(node)], _value(node.this, where), _value(node.args["expression"], where), where
         )
     if isinstance(node, sql.Is) and isinstance(node.expression, sql.Null):
-        operand = _value(node.this, text)
+        operand = _value(node.this, where)
         return lambda event: operand(event) is None
     if isinstance(node, sql.Between) and not node.args.get("symmetric"):
-        return _between(node, text)
+        return _between(node, where)
     if isinstance(node, sql.In) and node.expressions:
-        return _membership(node, text)
+        return _membership(node, where)
     if isinstance(node, sql.Boolean):
         constant = bool(node.this)
         return lambda _event: constant
     if isinstance(node, sql.Column):
-        return _flag(_value(node, text), node.name)
-    raise _refuse(node, text)
+        return _flag(_value(node, where), node.name, where)
+    raise _refuse(node, where)
 
 
-def _flag(operand: Value, name: str) -> Callable[[Mapping[str, Any]], Truth]:
+def _flag(operand: Value, name: str, where: str) -> Callable[[Mapping[str, Any]], Truth]:
     def test(event: Mapping[str, Any]) -> Truth:
         value = operand(event)
         if value is not None and not isinstance(value, bool):
-            raise TypeError(
-                f"window.where: column {name!r} stands as a condition but holds {value!r}; compare it"
-            )
+            raise TypeError(f"{where}: column {name!r} stands as a condition but holds {value!r}; compare it")
         return value
 
     return test
 
 
-def _connective(node: sql.And | sql.Or, text: str) -> Callable[[Mapping[str, Any]], Truth]:
-    left, right = _boolean(node.left, text), _boolean(node.right, text)
+def _connective(node: sql.And | sql.Or, where: str) -> Callable[[Mapping[str, Any]], Truth]:
+    left, right = _boolean(node.left, where), _boolean(node.right, where)
     decisive = isinstance(node, sql.Or)
 
     def test(event: Mapping[str, Any]) -> Truth:
@@ -128,16 +130,14 @@ def _connective(node: sql.And | sql.Or, text: str) -> Callable[[Mapping[str, Any
 
 
 def _comparison(
-    compare: Callable[[Any, Any], bool], left: Value, right: Value
+    compare: Callable[[Any, Any], bool], left: Value, right: Value, where: str
 ) -> Callable[[Mapping[str, Any]], Truth]:
     def test(event: Mapping[str, Any]) -> Truth:
         a, b = left(event), right(event)
         if a is None or b is None:
             return None
         if isinstance(a, str) != isinstance(b, str):
-            raise TypeError(
-                f"window.where: cannot compare {a!r} with {b!r}; one is text and the other is not"
-            )
+            raise TypeError(f"{where}: cannot compare {a!r} with {b!r}; one is text and the other is not")
         if isinstance(a, float) or isinstance(b, float):
             return compare(_rank(float(a)), _rank(float(b)))
         return compare(a, b)
@@ -150,15 +150,17 @@ def _rank(real: float) -> tuple[bool, float]:
     return (True, 0.0) if math.isnan(real) else (False, real)
 
 
-def _between(node: sql.Between, text: str) -> Callable[[Mapping[str, Any]], Truth]:
+def _between(node: sql.Between, where: str) -> Callable[[Mapping[str, Any]], Truth]:
     between = sql.And(this=sql.GTE(this=node.this, expression=node.args["low"]),
                       expression=sql.LTE(this=node.this, expression=node.args["high"]))  # fmt: skip
-    return _boolean(between, text)
+    return _boolean(between, where)
 
 
-def _membership(node: sql.In, text: str) -> Callable[[Mapping[str, Any]], Truth]:
-    operand = _value(node.this, text)
-    equals = [_comparison(_COMPARISONS[sql.EQ], operand, _value(item, text)) for item in node.expressions]
+def _membership(node: sql.In, where: str) -> Callable[[Mapping[str, Any]], Truth]:
+    operand = _value(node.this, where)
+    equals = [
+        _comparison(_COMPARISONS[sql.EQ], operand, _value(item, where), where) for item in node.expressions
+    ]
 
     def test(event: Mapping[str, Any]) -> Truth:
         truths = {equal(event) for equal in equals}
@@ -169,20 +171,20 @@ def _membership(node: sql.In, text: str) -> Callable[[Mapping[str, Any]], Truth]
     return test
 
 
-def _value(node: sql.Expr, text: str) -> Value:
+def _value(node: sql.Expr, where: str) -> Value:
     """Compile a scalar node: a column, or a literal (typed as DuckDB does: 1 int, 1.5 Decimal, 1e3 float)."""
     if isinstance(node, sql.Paren):
-        return _value(node.this, text)
+        return _value(node.this, where)
     if isinstance(node, sql.Column) and not node.table:
         name = node.name
         return lambda event: event[name]
-    constant = _constant(node, text)
+    constant = _constant(node, where)
     return lambda _event: constant
 
 
-def _constant(node: sql.Expr, text: str) -> Any:
+def _constant(node: sql.Expr, where: str) -> Any:
     if isinstance(node, sql.Neg) and isinstance(node.this, sql.Neg | sql.Literal) and not node.this.is_string:
-        return -_constant(node.this, text)
+        return -_constant(node.this, where)
     if isinstance(node, sql.Literal):
         if node.is_string:
             return node.name
@@ -193,4 +195,4 @@ def _constant(node: sql.Expr, text: str) -> Any:
         return bool(node.this)
     if isinstance(node, sql.Null):
         return None
-    raise _refuse(node, text)
+    raise _refuse(node, where)

@@ -186,7 +186,7 @@ class ViewSpec:
     @cached_property
     def tests(self) -> tuple[tuple[str, Predicate], ...]:
         """The conditions, parsed."""
-        return tuple((name, Predicate(text)) for name, text in self.conditions)
+        return tuple((name, Predicate(text, CONDITIONS_TAG)) for name, text in self.conditions)
 
     @cached_property
     def ranked(self) -> frozenset[str]:
@@ -329,14 +329,14 @@ def _scales(view: str, text: str) -> tuple[tuple[str, int], ...]:
 def _conditions(view: str, text: str) -> tuple[tuple[str, str], ...]:
     try:
         declared = json.loads(text)
-        return tuple(sorted((name, Predicate(condition).sql) for name, condition in declared.items()))
-    except (json.JSONDecodeError, AttributeError) as error:
+        return tuple(sorted((name, Predicate(each, CONDITIONS_TAG).sql) for name, each in declared.items()))
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{view}: {CONDITIONS_TAG} {text!r}: not SQL conditions by column; write "
             '{"declined": "status = \'declined\'"}'
         ) from error
     except ValueError as error:
-        raise ValueError(f"{view}: {CONDITIONS_TAG}: {error}") from error
+        raise ValueError(f"{view}: {error}") from error
 
 
 def _derived(view: str, text: str) -> tuple[Derived, ...]:
