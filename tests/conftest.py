@@ -1,9 +1,12 @@
 """A deployment of its own for each test that needs one: folders, registry and a real Valkey server."""
 
 import os
+from pathlib import Path
 
-# The kernel is compiled with bounds checks in tests: an index out of range is an error, not a silent read.
+# The kernel is compiled with bounds checks in tests: an index out of range is an error, not a silent read. Such code is kept
+# apart: numba's cache does not tell it from code without them.
 os.environ.setdefault("NUMBA_BOUNDSCHECK", "1")
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "checked"))
 
 import pytest
 

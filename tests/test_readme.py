@@ -32,7 +32,7 @@ def environment(home):
     """A person's shell: this Python's commands first, an empty deployment, the kernel as it is shipped."""
     bin_folder = str(Path(sys.executable).parent)
     own = {"PATH": os.pathsep.join([bin_folder, os.environ["PATH"]]), "FRAUD_HOME": str(home)}
-    return {name: value for name, value in os.environ.items() if name != "NUMBA_BOUNDSCHECK"} | own
+    return {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")} | own
 
 
 def _free_port():

@@ -242,6 +242,15 @@ def test_distinct_counts_take_unknown_events_out_and_put_them_back():
     assert rows == [[2], [3], [2], [3]]
 
 
+@pytest.mark.parametrize("delay", [0, 1, 5])
+def test_an_event_counts_from_the_microsecond_after_it_was_known(delay):
+    spec = spec_of("count", "sum", window=20, delay=delay)
+    for late in range(delay + 3):
+        asks = [(t, t + behind) for t in range(100, 125) for behind in (-2, -1, 0, 1)]
+        expected = truth(spec, [100], [7], asks, [100 + late])
+        assert run(spec, [100], [7], asks, [100 + late]) == expected
+
+
 def test_a_key_with_ten_thousand_events_is_exact_at_every_function():
     rng = random.Random(11)
     n = 10_000
