@@ -1,8 +1,9 @@
 """The HTTP routes of the service, as an ASGI app: bodies in, answers or problems out."""
 
+import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,11 +12,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, Problem
+from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, HistoryNeededError, Problem
 from bento.request import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     # BentoML imports this in its supervisor too, which needs none of the seconds that Feast takes to import.
+    from bento.scoring import Reply
     from bento.serving import Serving
 
 __all__ = ["create_app", "read_body", "refuse"]
@@ -50,7 +52,7 @@ class _Post:
         serving: Serving = scope["app"].state.serving
         try:
             body = await read_body(scope, receive)
-            reply = serving.answer(self._verb, body, started_ns)
+            reply = await _answered(serving, self._verb, body, started_ns)
         except Problem as error:
             serving.metrics.problems.labels(error.kind).inc()
             await refuse(send, error)
@@ -61,6 +63,16 @@ class _Post:
         else:
             again = ((b"idempotent-replayed", b"true"),) if reply.repeated else ()
             await _send(send, 200, "application/json", reply.body, *again)
+
+
+async def _answered(serving: "Serving", verb: str, body: bytes, started_ns: int) -> "Reply":
+    """Answer, with what must be looked up in history before; others are answered meanwhile."""
+    known: tuple[Any, ...] = ()
+    while True:
+        try:
+            return serving.answer(verb, body, started_ns, *known)
+        except HistoryNeededError as needed:
+            known = (await asyncio.to_thread(needed.look_up),)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:

@@ -1,10 +1,11 @@
 """What is wrong with a request, as problem details (RFC 9457): JSON that names the field and the way out."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["KINDS", "MEDIA_TYPE", "PROBLEMS_PATH", "Kind", "Problem", "problem"]
+__all__ = ["KINDS", "MEDIA_TYPE", "PROBLEMS_PATH", "HistoryNeededError", "Kind", "Problem", "problem"]
 
 MEDIA_TYPE = "application/problem+json"
 PROBLEMS_PATH = "/problems"
@@ -22,6 +23,7 @@ KINDS = {
     "body-too-large": Kind(413, "The body is too large"),
     "conflict": Kind(409, "The id is taken by different content"),
     "history-dropped": Kind(422, "The state no longer reaches back so far"),
+    "history-not-loaded": Kind(409, "What the service recorded is not history yet"),
     "in-the-future": Kind(422, "The time lies in the future"),
     "internal-error": Kind(500, "The service has failed"),
     "invalid-json": Kind(400, "The body is not a JSON object"),
@@ -71,6 +73,18 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
     def body(self) -> bytes:
         """The problem document as JSON."""
         return json.dumps(self.document()).encode()
+
+
+class HistoryNeededError(Exception):
+    """No problem yet: what a request needs must first be looked up in history, which takes longer than others should wait.
+
+    Attributes:
+        look_up: does so, in any thread; with what it returns the request is to be answered anew. It raises ``Problem``.
+    """
+
+    def __init__(self, look_up: Callable[[], Any]) -> None:
+        super().__init__("look it up, then answer again")
+        self.look_up = look_up
 
 
 def problem(kind: str, field: str | None, why: str) -> Problem:

@@ -14,9 +14,11 @@ import redis
 
 from bento.metrics import Metrics
 from bento.problem import problem
-from bento.seen import DECISION, Entry, Seen, content_digest
-from feature_repo.journal import Journal
+from bento.seen import DECISION, Entry, Seen, content_digest, derived_kind
+from feature_repo.journal import Journal, Location, derived_of_event
+from feature_repo.windows.event_values import NOTHING, Taken, Values
 from feature_repo.windows.live_recorder import LiveRecorder
+from feature_repo.windows.recorder import Written
 
 __all__ = ["BACKLOG_LIMIT", "PAUSE_S", "STORE_FAILURES", "Recorded", "Recording"]
 
@@ -92,11 +94,20 @@ class Recording:
                 )
         return found
 
-    def record(self, table: str, event: Mapping[str, Any]) -> Recorded:
+    def derived(self, table: str, key: str) -> Values:
+        """What was computed of an event when it was recorded; empty where nothing was, or there is no such event."""
+        entry = self.seen.find(key).get(derived_kind(table))
+        return derived_of_event(self.journal.read(entry.location)) if entry else {}
+
+    def record(self, table: str, event: Mapping[str, Any], taken: Taken = NOTHING) -> Recorded:
         """Record an event that must reach the state now.
+
+        Args:
+            taken: what it takes over from events of its id in other tables.
 
         Raises:
             Problem: the id stands for other content.
+            LackingValueError: it takes over more; nothing is recorded.
             RedisError, OSError: the store or the journal does not answer; a retry is safe.
         """
         key, digest = event["transaction_id"], content_digest(event)
@@ -104,26 +115,29 @@ class Recording:
         for entry in self.find(key, digest, *kinds).values():
             return Recorded(self.journal.read(entry.location)["created_timestamp_us"], repeated=True)
         with self.store():
-            known_us = self._write(table, event)
-        location = self.journal.event(table, _known(event, known_us))
+            written = self._write(table, event, taken)
+        location = self._journal(table, event, digest, written)
         self.seen.add(key, table, digest, location)
         self._metrics.recorded.labels(table).inc()
-        return Recorded(known_us, repeated=False)
+        return Recorded(written.known_us, repeated=False)
 
-    def record_scored(self, event: Mapping[str, Any]) -> int:
+    def record_scored(self, event: Mapping[str, Any], digest: str) -> int:
         """Record a scored transaction, now or as soon as the store answers again; returns its known time.
 
         An event that waits is known as of now by this process's clock, and in the state before any read.
+
+        Args:
+            digest: of its content.
         """
         try:
             with self.store():
-                known_us = self._write("transactions", event)
+                written = self._write("transactions", event)
         except STORE_FAILURES as error:
-            known_us = self._known_us(event)
-            self._keep(_known(event, known_us), error)
+            written = Written(self._known_us(event), {})
+            self._keep(_known(event, written.known_us), error)
         self._metrics.recorded.labels("transactions").inc()
-        self.journal.event("transactions", _known(event, known_us))
-        return known_us
+        self._journal("transactions", event, digest, written)
+        return written.known_us
 
     def caught_up(self) -> bool:
         """Whether the state holds every scored event; records some of those that waited for the store.
@@ -136,18 +150,28 @@ class Recording:
         if not self._backlog:
             return True
         waiting = list(islice(self._backlog, _DRAINED_AT_ONCE))
-        self._recorder.record("transactions", waiting)
+        written = self._recorder.write("transactions", waiting)
         for _ in waiting:
             self._backlog.popleft()
         self._metrics.backlog.set(len(self._backlog))
+        for event, each in zip(waiting, written, strict=True):
+            if each.values:
+                # Its line was written without them.
+                self._journal("transactions", event, content_digest(event), each)
         return not self._backlog
 
-    def _write(self, table: str, event: Mapping[str, Any]) -> int:
-        """Write the event into the state, if there is one of its table; returns its known time."""
+    def _write(self, table: str, event: Mapping[str, Any], taken: Taken = NOTHING) -> Written:
+        """Write the event into the state, if there is one of its table."""
         known_us = self._known_us(event)
         if self._recorder.passes_by(table, known_us):
-            return known_us
-        return self._recorder.record(table, [event])[0]
+            return Written(known_us, {})
+        return self._recorder.write(table, [event], [taken])[0]
+
+    def _journal(self, table: str, event: Mapping[str, Any], digest: str, written: Written) -> Location:
+        location = self.journal.event(table, _known(event, written.known_us), written.values)
+        if written.values:
+            self.seen.add(event["transaction_id"], derived_kind(table), digest, location)
+        return location
 
     def _known_us(self, event: Mapping[str, Any]) -> int:
         """The known time that the event comes with, else now by this process's clock; microseconds."""

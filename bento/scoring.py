@@ -86,7 +86,7 @@ class Scorer:
         score, decision = self._decide(champion, transaction, seen)
         ends.append(time.perf_counter_ns())
         event = transaction.event(STATUS_OF_DECISION[decision])
-        known_us = recording.record_scored({**event, "scored_timestamp": _scored(transaction, seen)})
+        known_us = recording.record_scored({**event, "scored_timestamp": _scored(transaction, seen)}, digest)
         ends.append(time.perf_counter_ns())
         record = _record(transaction, digest, champion, seen, score, decision)
         record["created_timestamp_us"] = known_us

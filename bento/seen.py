@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feature_repo.journal import Location, read_lines, row_of_event
+from feature_repo.journal import Location, derived_of_event, read_lines, row_of_event
 
-__all__ = ["DECISION", "Entry", "Seen", "content_digest"]
+__all__ = ["DECISION", "Entry", "Seen", "content_digest", "derived_kind"]
 
 DECISION = "decision"
 """What is indexed of an id: its decision, or the event recorded in the table of that name."""
@@ -44,6 +44,11 @@ def content_digest(row: Mapping[str, Any]) -> str:
     """Names a canonical row's content: equal for two deliveries of one event. 32 hex digits."""
     content = sorted((name, value) for name, value in row.items() if name not in _NOT_CONTENT)
     return hashlib.blake2b(json.dumps(content, default=str).encode(), digest_size=16).hexdigest()
+
+
+def derived_kind(table: str) -> str:
+    """What is indexed of an id whose event of ``table`` has derived columns."""
+    return f"derived:{table}"
 
 
 class Seen:
@@ -89,7 +94,10 @@ def _index(lines: Iterable[tuple[Location, bytes]]) -> Iterator[tuple[str, str, 
             continue  # half-written: whoever reads the journal reports it
         if "table" in record:
             table, row = row_of_event(record)
-            yield row["transaction_id"], table, content_digest(row), location
+            digest = content_digest(row)
+            yield row["transaction_id"], table, digest, location
+            if derived_of_event(record):
+                yield row["transaction_id"], derived_kind(table), digest, location
         else:
             yield record["transaction_id"], DECISION, record["content"], location
 

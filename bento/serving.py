@@ -5,14 +5,16 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from bento.champion import MODEL_NAME, Champion, Champions
 from bento.following import Following
+from bento.history import NOTHING_FOUND, Found, History
 from bento.kept import KeptChampion
 from bento.metrics import Metrics
 from bento.online import open_serving_store
-from bento.problem import problem
+from bento.problem import HistoryNeededError, problem
 from bento.recording import STORE_FAILURES, Recorded, Recording
 from bento.request import (
     Chargeback,
@@ -27,6 +29,7 @@ from bento.scoring import Reply, Scorer
 from bento.seen import DECISION, Seen
 from feature_repo.journal import Journal, now_us
 from feature_repo.settings import settings
+from feature_repo.windows.event_values import LackingValueError
 from feature_repo.windows.live_recorder import LiveRecorder
 
 __all__ = ["MAX_BATCH", "Serving"]
@@ -49,10 +52,11 @@ class Serving:
         metrics: Metrics,
         clock_us: Callable[[], int],
         following: Following,
+        history: History,
     ) -> None:
         self.champions, self.recording, self.metrics = champions, recording, metrics
         self.following = following
-        self._clock_us = clock_us
+        self._clock_us, self._history = clock_us, history
         self._scorer = Scorer(champions, recording, metrics, clock_us)
         champions.on_change = lambda champion: _show(metrics, champion)
 
@@ -70,7 +74,8 @@ class Serving:
         metrics = Metrics()
         journal = Journal(settings().journal, clock_us)
         seen = Seen(settings().journal)
-        recorder = LiveRecorder.open(open_serving_store())
+        store = open_serving_store()
+        recorder = LiveRecorder.open(store)
         recording = Recording(recorder, journal, seen, metrics, clock_us)
         serving = cls(
             champions or Champions(kept=KeptChampion(settings().home / "serving")),
@@ -80,6 +85,7 @@ class Serving:
             Following(
                 recorder, lambda: serving.champions.reads, lambda: serving.champions.definitions_changed()
             ),
+            History(store),
         )
         serving.champions.refresh()
         serving.champions.start()
@@ -98,18 +104,20 @@ class Serving:
         """Whether a champion serves: one that was brought in once stays until another takes its place."""
         return self.champions.current is not None
 
-    def answer(self, verb: str, body: bytes, started_ns: int) -> Reply:
+    def answer(self, verb: str, body: bytes, started_ns: int, *found: Found) -> Reply:
         """Do what ``POST`` to the route of ``verb`` (score, transaction, chargeback) says.
 
         Args:
             body: the request's.
             started_ns: when it arrived, by ``time.perf_counter_ns``.
+            found: what was looked up for it, if it was needed.
 
         Raises:
             Problem: whatever keeps it from being done, a store or a journal that does not answer included.
+            HistoryNeededError: only of a chargeback; nothing was done yet.
         """
         try:
-            return _VERBS[verb](self, body, started_ns)
+            return _VERBS[verb](self, body, started_ns, *found)
         except STORE_FAILURES as error:
             self.metrics.errors.labels("store").inc()
             _log.error("the store or the journal does not answer", exc_info=error, extra={"verb": verb})
@@ -125,11 +133,35 @@ class Serving:
         event = transaction.event("pending")
         return _recorded("transactions", event, self.recording.record("transactions", event))
 
-    def chargeback(self, body: bytes, started_ns: int) -> Reply:
-        """``POST /v1/chargebacks``: record a chargeback, filling in its transaction from the journal."""
+    def chargeback(self, body: bytes, started_ns: int, found: Found = NOTHING_FOUND) -> Reply:
+        """``POST /v1/chargebacks``: record a chargeback, filling in its transaction from the journal.
+
+        What views over chargebacks take over from transactions comes from the journal too, or from the lake, as it does in
+        history. Of a transaction that neither has, it is null.
+
+        Raises:
+            HistoryNeededError: the journal does not have it, and it is not ``found``.
+            Problem: the journal has the transaction without it, and the lake not the transaction.
+        """
         chargeback = parse_chargeback(body, self._clock_us())
-        event = self._with_transaction(chargeback)
-        return _recorded("chargebacks", event, self.recording.record("chargebacks", event))
+        key = chargeback.transaction_id
+        known = self._transaction_row(key)
+        event = self._with_transaction(chargeback, known)
+        if known is not None and "transactions" in found.absent:
+            raise problem(
+                "history-not-loaded",
+                "transaction_id",
+                f"transaction {key!r} was recorded without a column that a view takes over from it, and is not in the lake "
+                "yet; load what was recorded (fraud parity does), then send this again",
+            )
+        journalled = self.recording.derived("transactions", key)
+        looked_up = found.values.get("transactions", {})
+        taken = {**found.values, "transactions": {**journalled, **looked_up}}
+        try:
+            recorded = self.recording.record("chargebacks", event, taken)
+        except LackingValueError as lacking:
+            raise HistoryNeededError(partial(self._history.look_up, lacking, found)) from lacking
+        return _recorded("chargebacks", event, recorded)
 
     def model(self) -> dict[str, Any]:
         """``GET /v1/model``: what serves, and what stands in the way of what should."""
@@ -171,9 +203,8 @@ class Serving:
         except LookupError as error:
             raise problem("history-dropped", None, str(error)) from error
 
-    def _with_transaction(self, chargeback: Chargeback) -> dict[str, Any]:
+    def _with_transaction(self, chargeback: Chargeback, known: dict[str, Any] | None) -> dict[str, Any]:
         event = chargeback.event()
-        known = self._transaction_row(chargeback.transaction_id)
         for name in _OF_TRANSACTION:
             if known is None and event[name] is None:
                 raise problem(

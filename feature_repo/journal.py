@@ -12,6 +12,10 @@ What is promised
     *machine* that loses power may lose the last seconds, those that its kernel had not written out.
     Files are synced when the day turns and on close.
 
+Derived columns
+    An event's line ends with ``derived``: what was computed of it as it was recorded, by the keys of the columns. Events
+    that come later, such as its chargeback, take it over from here. Without such columns there is no ``derived``.
+
 Values
     Floats are written by Python's ``repr`` and read back to the same bits; NaN (a null) is ``null``;
     timestamps are integer microseconds since 1970 UTC, in columns that end in ``_us``; decimals are
@@ -29,13 +33,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from feature_repo.settings import make_private
 
-__all__ = ["Journal", "Location", "now_us", "read_decisions", "read_events", "read_lines", "row_of_event"]
+__all__ = [
+    "Journal",
+    "Location",
+    "derived_of_event",
+    "now_us",
+    "read_decisions",
+    "read_events",
+    "read_lines",
+    "row_of_event",
+]
 
+_DERIVED = "derived"
+_NONE: Mapping[str, Decimal | None] = MappingProxyType({})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 86_400_000_000
 _MICROSECOND = timedelta(microseconds=1)
@@ -84,13 +101,19 @@ class Journal:
         """
         return self._append("decisions", record)
 
-    def event(self, table: str, row: Mapping[str, Any]) -> Location:
+    def event(
+        self, table: str, row: Mapping[str, Any], derived: Mapping[str, Decimal | None] = _NONE
+    ) -> Location:
         """Append one recorded event: a canonical row of ``table``, datetimes aware, decimals as they are.
+
+        Args:
+            derived: what was computed of it, by key of the column.
 
         Raises:
             OSError: the line could not be written whole; nothing of it is left in the file.
         """
-        return self._append("events", {"table": table, **_plain(row)})
+        more = {_DERIVED: _plain(derived)} if derived else {}
+        return self._append("events", {"table": table, **_plain(row), **more})
 
     def read(self, location: Location) -> dict[str, Any]:
         """The line at ``location``, as an earlier :meth:`decision` or :meth:`event` returned it."""
@@ -176,9 +199,15 @@ def row_of_event(event: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     for name, value in event.items():
         if name.endswith("_timestamp_us"):
             row[name.removesuffix("_us")] = None if value is None else _EPOCH + timedelta(microseconds=value)
-        elif name != "table":
+        elif name not in ("table", _DERIVED):
             row[name] = value
     return event["table"], row
+
+
+def derived_of_event(event: Mapping[str, Any]) -> dict[str, Decimal | None]:
+    """The derived columns of a journalled event, exact, by their keys; none where none were computed."""
+    given = event.get(_DERIVED, {})
+    return {key: None if value is None else Decimal(value) for key, value in given.items()}
 
 
 def _read(folder: Path, kind: str, on_damage: Damage | None) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.journal import Journal, read_decisions, read_events, read_lines, row_of_event
+from feature_repo.journal import (
+    Journal,
+    derived_of_event,
+    read_decisions,
+    read_events,
+    read_lines,
+    row_of_event,
+)
 
 DAY_US = 86_400_000_000
 NOON_US = 20_000 * DAY_US + DAY_US // 2
@@ -72,6 +79,15 @@ def test_an_event_comes_back_as_the_row_it_was_but_for_the_amount_as_text(journa
     (line,) = read_events(journal.folder)
     assert line["event_timestamp_us"] == NOON_US - 1
     assert row_of_event(line) == ("transactions", {**EVENT, "amount": "12.5000"})
+
+
+def test_derived_columns_come_back_exact_and_are_no_column_of_the_row(journal):
+    derived = {"ratio:1": Decimal("0.1000"), "ratio:2": None, "many:3": Decimal("9007199254740991E-15")}
+    location = journal.event("transactions", EVENT, derived)
+    line = journal.read(location)
+    assert derived_of_event(line) == derived
+    assert row_of_event(line) == ("transactions", {**EVENT, "amount": "12.5000"})
+    assert derived_of_event(journal.read(journal.event("transactions", EVENT))) == {}
 
 
 def test_a_new_day_begins_a_new_file(tmp_path):

@@ -2,25 +2,34 @@
 
 import asyncio
 import json
+import threading
 
 import httpx
 import pytest
 
 from bento.app import create_app
 from bento.metrics import Metrics
-from bento.problem import KINDS, Problem
+from bento.problem import KINDS, HistoryNeededError, Problem
 from bento.request import MAX_BODY_BYTES, parse_transaction
+from bento.scoring import Reply
 
 JSON = {"content-type": "application/json"}
 
 
 class Answers:
-    """Stands where ``Serving`` stands: parses, and answers with the verb; ``fail`` is raised instead."""
+    """Stands where ``Serving`` stands: parses, and answers with the verb; ``fail`` is raised instead.
+
+    With ``history`` it asks for what that looks up until it has it.
+    """
 
     def __init__(self):
-        self.metrics, self.fail = Metrics(), None
+        self.metrics, self.fail, self.history = Metrics(), None, None
 
-    def answer(self, verb, body, started_ns):
+    def answer(self, verb, body, started_ns, *found):
+        if self.history is not None:
+            if found == ("all",):
+                return Reply(b'"answered"')
+            raise HistoryNeededError(lambda: self.history(*found))
         if self.fail is not None:
             raise self.fail
         parse_transaction(body, 0)
@@ -118,6 +127,28 @@ def test_an_unknown_path_is_told_the_known_ones(client, path):
     kind, document = problem_of(client.get(path))
     assert kind == "not-found"
     assert "/v1/score" in document["detail"]
+
+
+def test_what_is_needed_of_history_is_looked_up_in_another_thread_until_it_is_there(client, serving):
+    threads = []
+
+    def history(*found):
+        threads.append(threading.current_thread())
+        return "all" if found else "some"
+
+    serving.history = history
+    assert client.post("/v1/chargebacks", content=b"{}", headers=JSON).json() == "answered"
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
+
+
+def test_a_history_that_cannot_tell_is_a_problem(client, serving):
+    def history():
+        raise Problem("unavailable", "the lake cannot tell")
+
+    serving.history = history
+    answer = client.post("/v1/chargebacks", content=b"{}", headers=JSON)
+    assert (answer.status_code, problem_of(answer)[0]) == (503, "unavailable")
 
 
 def test_every_problem_type_can_be_looked_up(client):

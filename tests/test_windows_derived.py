@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 
 from feature_repo.windows import event_columns
 from feature_repo.windows.derived import derive
+from feature_repo.windows.event_values import LackingValueError
 from feature_repo.windows.limits import Limits
+from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.plan import OnlinePlan
 from feature_repo.windows.predicate import Predicate
 from feature_repo.windows.recorder import EventRecorder, windowed_specs
 from feature_repo.windows.stream import feature_stream
+from feature_repo.windows.taken_over import look_up
 from feature_repo.windows.transform import transform
 from tests import derived_views, oracle
 from tests.derived_views import EVENTS, MEAN, expected, rows, with_columns
@@ -84,21 +87,33 @@ def write(folder, events, reports=()):
 
 
 def record(store, events, reports, together=lambda: True):
-    """Everything as it became known, in calls of some events of one source; reports carry the ratio of their event."""
-    recorder = recorder_of(store)
-    ratios = {e["id"]: e["exact"] for e in with_columns(events, reports)}
-    arrivals = [("events", e, {}) for e in events]
-    arrivals += [("reports", r, {"ratio": ratios.get(r["id"])}) for r in reports]
+    """Everything as it became known, in calls of some events of one source; reports take over what their event was given."""
+    recorder, computed = recorder_of(store), {}
+    nulls = dict.fromkeys(column.key for column in taken_over(store).derived)
+
+    def write(source, batch):
+        taken = [{"events": computed.get(row["id"], nulls)} for row in batch]
+        written = recorder.write(source, batch, taken)
+        if source == "events":
+            computed.update((row["id"], each.values) for row, each in zip(batch, written, strict=True))
+
+    arrivals = [("events", e) for e in events] + [("reports", r) for r in reports]
     arrivals.sort(key=lambda arrival: arrival[1]["known"])
     batch, of = [], ""
-    for source, each, more in arrivals:
+    for source, each in arrivals:
         if batch and not (source == of and together()):
-            recorder.record(of, batch)
+            write(of, batch)
             batch = []
         of = source
-        batch.append(rows([each])[0] | more)
+        batch.append(rows([each])[0])
     if batch:
-        recorder.record(of, batch)
+        write(of, batch)
+
+
+def taken_over(store):
+    """The view of reports that takes a column over from their events."""
+    (spec,) = [spec for spec in windowed_specs(store) if spec.view == "explained"]
+    return spec
 
 
 def empty(store):
@@ -236,6 +251,17 @@ def test_what_is_computed_for_a_retrieval_leaves_no_file(store, folder, tmp_path
     assert not any(tmp_path.iterdir())
 
 
+def test_what_is_taken_over_of_one_event_is_looked_up_as_history_has_it(store, folder):
+    events, reports, _ = seeded(30)
+    # Of two rows of an id, the one known first is the event.
+    write(folder, [*events, {**events[4], "amount": 7, "known": events[4]["known"] + SECOND}], reports)
+    spec = taken_over(store)
+    for e in with_columns(events, reports)[:8]:
+        lacking = LackingValueError(spec, e["id"], spec.derived)
+        assert look_up(store, lacking) == {"events": {spec.derived[0].key: e["exact"]}}
+    assert look_up(store, LackingValueError(spec, "no' one", spec.derived)) == {"events": None}
+
+
 def test_a_view_that_computes_nothing_reads_its_source_as_it_is(store):
     with duckdb.connect() as connection, event_columns.EventColumns(connection, store.config, {}) as columns:
         (usual,) = [spec for spec in windowed_specs(store) if spec.view == "usual"]
@@ -292,12 +318,28 @@ def test_what_became_known_after_the_scoring_does_not_count(store, folder):
     assert ratios(store, "a", 6) == (20_000 + 30_000 + 20_000, 30_000)
 
 
-def test_a_report_without_its_events_value_is_refused_and_nothing_is_written(store, folder):
+@pytest.mark.parametrize("recorder_of", [recorder_of, LiveRecorder])
+def test_a_report_without_its_events_value_is_refused_and_nothing_is_written(store, folder, recorder_of):
+    recorder = recorder_of(store)
+    if recorder_of is LiveRecorder:
+        # It writes what is computed from others only once those have their history.
+        write(folder, [], [])
+        store.materialize(EARLY, LATE)
+        recorder.follow([])
+    before = set(online_client(store).keys("*"))
     with pytest.raises(
-        KeyError, match="lacks column 'ratio', which is computed of 'events'; give it the value"
-    ):
-        recorder_of(store).record("reports", [in_row(1, 0)])
-    assert online_client(store).keys("*") == []
+        LackingValueError, match="lacks column 'ratio', which is computed of 'events'; give it the value"
+    ) as refused:
+        recorder.record("reports", [in_row(1, 0)])
+    assert (refused.value.event_id, refused.value.columns) == ("e1", taken_over(store).derived)
+    assert set(online_client(store).keys("*")) == before
+
+
+def test_what_an_event_carries_is_what_its_report_takes_over(store, folder):
+    ((_, values),) = recorder_of(store).write(
+        "events", [in_row(1, 0, ratio=Decimal("7.5"), second=None, most=None)]
+    )
+    assert values[taken_over(store).derived[0].key] == Decimal("7.5")
 
 
 def test_an_event_without_what_a_column_is_computed_from_is_refused(store, folder):

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +38,7 @@ from feature_repo.windows.transform import reals
 
 __all__ = ["EventColumns", "Wanted", "computes", "counted_sql", "recorded_sql", "sources_of"]
 
-_ASKS = "derived_asks"
+_ASKS, _ONE = "derived_asks", "derived_event"
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,31 @@ class EventColumns:
         made = {meaning: self._made(members) for meaning, members in shared.items()}
         return [made[_meaning(each)] for each in wanted]
 
+    def taken_over(
+        self, spec: ViewSpec, event_id: str, derived: Sequence[Derived]
+    ) -> dict[str, Decimal | None] | None:
+        """Derived columns of one event of another source, by their keys; None where the source has no event of that id.
+
+        Args:
+            spec: a view that takes them over. event_id: as text. derived: of one source.
+
+        Raises:
+            FileNotFoundError: the source is not there. ValueError, TypeError: as ``tables``.
+        """
+        given = self._sources[derived[0].source]
+        theirs = source_sql(given, self._config.repo_path)
+        _require(_of(spec, given), [spec.event_id], column_types(self._connection, theirs))
+        # The source is read once for the event itself, however often its row is then asked for.
+        query = f"SELECT * FROM {theirs} WHERE CAST({quote(spec.event_id)} AS VARCHAR) = $1"
+        rows = self._connection.sql(query, params=[event_id]).to_arrow_table()
+        if not rows.num_rows:
+            return None
+        self._connection.register(_ONE, rows)
+        found = self._connection.execute(self._theirs(spec, _ONE, "", derived)).fetchall()
+        self._connection.unregister(_ONE)
+        ((_, *values),) = found
+        return dict(zip((column.key for column in derived), values, strict=True))
+
     def _made(self, members: Sequence[Wanted]) -> str:
         spec, table = members[0].spec, members[0].table
         conditions, derived = used(spec)
@@ -195,30 +221,38 @@ class EventColumns:
         return table
 
     def _taken_over(self, spec: ViewSpec, table: str, derived: Sequence[Derived]) -> str:
-        """A table with columns that another source's events have, by event id; of several rows of an id the one known first."""
-        given = self._sources[derived[0].source]
-        theirs = source_sql(given, self._config.repo_path)
-        types = column_types(self._connection, theirs)
-        created = given.created_timestamp_column or ""
-        other = replace(spec, source=given.name, timestamp=given.timestamp_field, created=created)
-        _require(other, [spec.event_id], types)
+        """A table with columns that another source's events have, by event id."""
+        theirs = source_sql(self._sources[derived[0].source], self._config.repo_path)
         name = quote(spec.event_id)
         ids = f"CAST({name} AS VARCHAR) IN (SELECT CAST({name} AS VARCHAR) FROM {table})"
-        kept = set(_needs(*derived)) | {spec.event_id, other.timestamp, created}
-        columns = [column for column in types if column in kept]
-        origin = self._computed(_Origin(other, theirs, types, ids), derived, columns)
+        first = self._theirs(spec, theirs, ids, derived)
         added = ", ".join(quote(column.name) for column in derived)
-        order = ", ".join(quote(time) for time in (created, other.timestamp) if time)
-        first = (
-            f"SELECT CAST({name} AS VARCHAR) AS __id, {added} FROM {origin.sql} "
-            f"QUALIFY row_number() OVER (PARTITION BY __id ORDER BY {order}) = 1"
-        )
         path = self._path()
         self._connection.execute(
             f"COPY (SELECT e.*, {added} FROM {table} e LEFT JOIN ({first}) o ON CAST(e.{name} AS VARCHAR) = o.__id) "
             f"TO '{path}' (FORMAT parquet)"
         )
         return parquet_sql((path,))
+
+    def _theirs(self, spec: ViewSpec, theirs: str, condition: str, derived: Sequence[Derived]) -> str:
+        """A query of ``__id``, as text, and derived columns of another source; of several rows of an id the one known first.
+
+        Args:
+            spec: a view that takes them over. theirs: the events as a table expression. condition: see ``Wanted``.
+        """
+        given = self._sources[derived[0].source]
+        types = column_types(self._connection, theirs)
+        other = _of(spec, given)
+        _require(other, [spec.event_id], types)
+        kept = set(_needs(*derived)) | {spec.event_id, other.timestamp, other.created}
+        columns = [column for column in types if column in kept]
+        origin = self._computed(_Origin(other, theirs, types, condition), derived, columns)
+        added = ", ".join(quote(column.name) for column in derived)
+        order = ", ".join(quote(time) for time in (other.created, other.timestamp) if time)
+        return (
+            f"SELECT CAST({quote(spec.event_id)} AS VARCHAR) AS __id, {added} FROM {origin.sql} "
+            f"QUALIFY row_number() OVER (PARTITION BY __id ORDER BY {order}) = 1"
+        )
 
     def _computed(self, origin: _Origin, derived: Sequence[Derived], columns: Sequence[str]) -> _Origin:
         """Events with derived columns, one pass over them for each column that says as of when they were scored."""
@@ -327,6 +361,12 @@ def _write(path: str, parts: Iterator[pa.Table]) -> None:
         writer.write_table(first)
         for part in parts:
             writer.write_table(part)
+
+
+def _of(spec: ViewSpec, given: FileSource) -> ViewSpec:
+    """As if the view read another source."""
+    created = given.created_timestamp_column or ""
+    return replace(spec, source=given.name, timestamp=given.timestamp_field, created=created)
 
 
 def _bases(derived: Sequence[Derived]) -> dict[str, ViewSpec]:

@@ -11,9 +11,10 @@ from uuid import uuid4
 
 from feast import FeatureStore
 
+from feature_repo.windows.event_values import NOTHING, Computed, LackingValueError, Taken, Values
 from feature_repo.windows.keys import expiry_s, floor_key, lifetime_s, loaded_key
 from feature_repo.windows.live import BREATH_US, LEASE_US, Live, lacking, name_of, renew, say_missed
-from feature_repo.windows.recorder import EventRecorder, windowed_specs
+from feature_repo.windows.recorder import EventRecorder, Written, windowed_specs
 from feature_repo.windows.resolve import view_from_data, with_bases
 from feature_repo.windows.scalars import from_microseconds
 from feature_repo.windows.spec import ViewSpec
@@ -60,21 +61,30 @@ class LiveRecorder:
         """The definitions that it writes."""
         return tuple(self._specs.values())
 
-    def record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
-        """As ``EventRecorder.record``, but a view that cannot take an event does not keep it from the others.
+    def record(
+        self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken] = ()
+    ) -> list[int]:
+        """``write``, of which only the known times are wanted."""
+        return [each.known_us for each in self.write(source, events, taken)]
+
+    def write(
+        self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken] = ()
+    ) -> list[Written]:
+        """As ``EventRecorder.write``, but a view that cannot take an event does not keep it from the others.
 
         So it is with a filter that an event's values cannot be compared by, or with an event so old that its derived columns
         cannot be computed any more. Such a view lacks the event until history is loaded again; that is logged and, but for an
         old event, known to ``incomplete``.
 
         Raises:
-            KeyError, TypeError, ValueError, LookupError: no view can take the event.
+            KeyError, TypeError, ValueError, LookupError: no view can take the event. LackingValueError: one needs what the event
+                takes over, and that was not given; what came before the event is written.
         """
         with self._lock:
-            known = self._record(source, events)
-            for each in known:
-                self._note(source, each)
-            return known
+            written = self._write(source, events, taken)
+            for each in written:
+                self._note(source, each.known_us)
+            return written
 
     def passes_by(self, source: str, known_us: int) -> bool:
         """Whether no view reads the source. One that comes to read it then misses what was known up to ``known_us``."""
@@ -146,23 +156,34 @@ class LiveRecorder:
             if poor.isdisjoint(name_of(base) for base in bases[name])
         }
 
-    def _record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
+    def _write(
+        self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken]
+    ) -> list[Written]:
         try:
-            return self._recorder.record(source, events)
+            return self._recorder.write(source, events, taken)
+        except LackingValueError:
+            raise
         except (LookupError, TypeError, ValueError) as error:
+            given = taken or [NOTHING] * len(events)
             if len(events) > 1:
-                return [known for event in events for known in self._record(source, [event])]
-            return [self._record_apart(source, events[0], error)]
+                each = zip(events, given, strict=True)
+                return [written for event, more in each for written in self._write(source, [event], [more])]
+            return [self._write_apart(source, events[0], given[0], error)]
 
-    def _record_apart(self, source: str, event: Mapping[str, Any], error: Exception) -> int:
-        """Record an event into each view that can take it, under one known time; returns that."""
+    def _write_apart(self, source: str, event: Mapping[str, Any], taken: Taken, error: Exception) -> Written:
+        """Record an event into each view that can take it, under one known time."""
         views = {name: spec for name, spec in self._written.items() if spec.source == source}
+        for spec in views.values():
+            Computed(spec).require(event, taken)
         event = self._with_known_time(event, views.values())
         known: int | None = None
+        values: Values = {}
         failed: dict[str, Exception] = {}
         for name, spec in views.items():
             try:
-                (known,) = EventRecorder.of(self._client, self.project, [spec]).record(source, [event])
+                recorder = EventRecorder.of(self._client, self.project, [spec])
+                ((known, found),) = recorder.write(source, [event], [taken])
+                values = {**values, **found}
             except (LookupError, TypeError, ValueError) as why:
                 failed[name] = why
         if known is None:
@@ -171,7 +192,7 @@ class LiveRecorder:
             _log.error("%s lacks an event of %s until fraud backfill loads it: %s", name, source, reason)
         wrong = {name: source for name, reason in failed.items() if type(reason) is not LookupError}
         say_missed(self._client, self.project, wrong, {source: known})
-        return known
+        return Written(known, values)
 
     def _with_known_time(self, event: Mapping[str, Any], views: Iterable[ViewSpec]) -> Mapping[str, Any]:
         """The event as known now by the server's clock, if it does not say when."""

@@ -10,19 +10,20 @@ what an event may see is a matter of its times, so it sees the events that it is
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from feast import FeatureStore
 
 from feature_repo.windows.compaction import Compactor, typical_width
-from feature_repo.windows.event_values import Computed, EventValues, Values
+from feature_repo.windows.event_values import NOTHING, Computed, EventValues, Taken, Values
 from feature_repo.windows.head import SIZES, Sizes
 from feature_repo.windows.keys import expiry_s, lifetime_s, retention_us, state_key, view_prefix
 from feature_repo.windows.packing import Packer
 from feature_repo.windows.resolve import with_bases
 from feature_repo.windows.scalars import from_microseconds, to_microseconds
 from feature_repo.windows.scripts import script
-from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
+from feature_repo.windows.spec import Derived, ViewSpec, is_windowed, view_spec
 from feature_repo.windows.wire import bulk
 
 # Events that are sent at once; the server holds their answers until all are there.
@@ -46,11 +47,14 @@ class _Target:
 class _Stage:
     """Views of one source that are written together, those that name an event's id and time, and compute columns, alike."""
 
-    def __init__(self, client: Any, project: str, targets: Sequence[_Target]) -> None:
+    def __init__(
+        self, client: Any, project: str, targets: Sequence[_Target], others: Sequence[Derived] = ()
+    ) -> None:
         specs = [target.spec for target in targets]
         self._script = script("record")
         self._created, self._timestamp = specs[0].created, specs[0].timestamp
-        self.values = EventValues(client, project, specs)
+        own = (column for target in targets for column in target.computed.own)
+        self.values = EventValues(client, project, self._timestamp, chain(own, others))
         alike: dict[object, list[_Target]] = {}
         for target in targets:
             spec = target.spec
@@ -64,14 +68,16 @@ class _Stage:
         created = event.get(self._created) if self._created else event[self._timestamp]
         return None if created is None else to_microseconds(created)
 
-    def call(self, given: Mapping[str, Any], values: Values) -> tuple[bytes, list[tuple[_Target, bytes]]]:
+    def call(
+        self, given: Mapping[str, Any], values: Values, taken: Taken
+    ) -> tuple[bytes, list[tuple[_Target, bytes]]]:
         """The packed call of ``record.lua``, and the states that it writes."""
         known = self._known(given)
         states: list[tuple[_Target, bytes]] = []
         arguments = [bulk("" if known is None else known)]
         keys = []
         for packer, computed, targets in self._groups:
-            event = computed.complete(given, values)
+            event = computed.complete(given, values, taken)
             time = packer.time(event)
             packed = packer.pack(event, time, known)
             for i, target in enumerate(targets):
@@ -92,26 +98,36 @@ class _Stage:
 
 
 class _Source:
-    """The views of one source: as one stage for a single event, and as stages in the order in which they are computed."""
+    """The views of one source: as one stage for a single event, and as stages in the order in which they are computed.
 
-    def __init__(self, client: Any, project: str, targets: Sequence[_Target]) -> None:
+    Args:
+        others: derived columns that events of other sources take over from those of this one.
+    """
+
+    def __init__(
+        self, client: Any, project: str, targets: Sequence[_Target], others: Sequence[Derived]
+    ) -> None:
         depths: dict[int, list[_Target]] = {}
         for target in targets:
             depths.setdefault(_depth(target.spec), []).append(target)
-        self._whole = _Stage(client, project, targets)
+        self._whole = _Stage(client, project, targets, others)
         self._stages = [_Stage(client, project, depths[depth]) for depth in sorted(depths)]
+        self._others = EventValues(client, project, targets[0].spec.timestamp, others) if others else None
 
-    def stages(self, events: Sequence[Mapping[str, Any]]) -> list[_Stage]:
-        """What to write one after the other.
+    def stages(
+        self, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken]
+    ) -> tuple[list[_Stage], EventValues | None]:
+        """What to write one after the other, and what to compute once all of that is written.
 
         Raises:
             KeyError, TypeError, ValueError: an event that one of the stages could not write.
         """
-        if len(events) == 1 or len(self._stages) == 1:
-            return [self._whole]
-        for event in events:
-            self._whole.call(event, self._whole.values.nulls)
-        return self._stages
+        if len(events) == 1 or (len(self._stages) == 1 and self._others is None):
+            return [self._whole], None
+        for event, each in zip(events, taken, strict=True):
+            self._whole.values.check(event)
+            self._whole.call(event, self._whole.values.nulls, each)
+        return self._stages, self._others
 
 
 def _depth(spec: ViewSpec) -> int:
@@ -126,6 +142,13 @@ def windowed_specs(store: FeatureStore) -> list[ViewSpec]:
     entities = store.list_entities()
     specs = [view_spec(view, [e for e in entities if e.name in view.entities]) for view in views]
     return sorted(specs, key=lambda spec: spec.view)
+
+
+class Written(NamedTuple):
+    """What became of an event: when it became known, microseconds UTC, and the derived columns that were computed of it."""
+
+    known_us: int
+    values: Values
 
 
 class EventRecorder:
@@ -158,11 +181,29 @@ class EventRecorder:
             sizes: how large the parts of a state grow.
         """
         targets: dict[str, list[_Target]] = {}
+        others: dict[str, list[Derived]] = {}
         for spec in with_bases(specs):
-            targets.setdefault(spec.source, []).append(_Target(client, project, spec, sizes))
-        return cls(client, {source: _Source(client, project, own) for source, own in targets.items()})
+            target = _Target(client, project, spec, sizes)
+            targets.setdefault(spec.source, []).append(target)
+            for column in target.computed.taken:
+                others.setdefault(column.source, []).append(column)
+        return cls(
+            client,
+            {
+                source: _Source(client, project, own, others.get(source, []))
+                for source, own in targets.items()
+            },
+        )
 
-    def record(self, source: str, events: Sequence[Mapping[str, Any]]) -> list[int]:
+    def record(
+        self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken] = ()
+    ) -> list[int]:
+        """``write``, of which only the known times are wanted."""
+        return [each.known_us for each in self.write(source, events, taken)]
+
+    def write(
+        self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken] = ()
+    ) -> list[Written]:
         """Record events of one source, a thousand in a round trip.
 
         Args:
@@ -170,29 +211,42 @@ class EventRecorder:
             events: rows of the source as Python values, event time an aware datetime. The source's known-time column says when
                 the event became known; None or absent means now, by the server's clock. Without such a column it is the event
                 time.
+            taken: what each takes over from other sources, where it does not carry the columns itself.
 
         Returns:
-            The known time of each, microseconds UTC.
+            Of each its known time, and its derived columns: those of the source's own views, and those that events of other
+            sources take over.
 
         Raises:
-            KeyError: no view reads the source, or an event lacks a column. TypeError, ValueError: a value that windows
-                cannot hold exactly. Nothing is written then. LookupError: of an event that lies so far back that what its
-                derived columns are computed from is kept no more. redis.RedisError: as in ``Script.send``.
+            KeyError: no view reads the source, or an event lacks a column (``LackingValueError``: one of another source).
+                TypeError, ValueError: a value that windows cannot hold exactly. Nothing is written then. LookupError: of an
+                event that lies so far back that what its derived columns are computed from is kept no more.
+                redis.RedisError: as in ``Script.send``.
         """
         if source not in self._sources:
             raise KeyError(f"source {source!r}: no windowed view reads it; there are {sorted(self._sources)}")
-        first, *others = self._sources[source].stages(events)
-        known = self._write(first, events)
-        if others:
+        taken = taken or [NOTHING] * len(events)
+        (first, *more), late = self._sources[source].stages(events, taken)
+        values = first.values.read(events)
+        known = self._write(first, events, values, taken)
+        if more or late:
             events = [first.known(event, time) for event, time in zip(events, known, strict=True)]
-        for stage in others:
-            self._write(stage, events)
-        return known
+        for stage in more:
+            found = stage.values.read(events)
+            self._write(stage, events, found, taken)
+            values = _merged(values, found)
+        if late:
+            values = _merged(values, late.read(events))
+        return list(map(Written, known, values))
 
-    def _write(self, stage: _Stage, events: Sequence[Mapping[str, Any]]) -> list[int]:
-        calls = [
-            stage.call(event, values) for event, values in zip(events, stage.values.read(events), strict=True)
-        ]
+    def _write(
+        self,
+        stage: _Stage,
+        events: Sequence[Mapping[str, Any]],
+        values: Sequence[Values],
+        taken: Sequence[Taken],
+    ) -> list[int]:
+        calls = [stage.call(*each) for each in zip(events, values, taken, strict=True)]
         known: list[int] = []
         large: dict[_Target, dict[bytes, None]] = {}
         for first in range(0, len(calls), _ROUND_TRIP):
@@ -209,3 +263,7 @@ class EventRecorder:
                 target.compactor.compact(list(keys))
             large.clear()
         return known
+
+
+def _merged(values: Sequence[Values], more: Sequence[Values]) -> list[Values]:
+    return [{**own, **others} for own, others in zip(values, more, strict=True)]

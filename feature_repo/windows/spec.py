@@ -89,9 +89,17 @@ class Derived:
     @cached_property
     def digest(self) -> str:
         """Names the meaning of the column. 64 hex digits."""
+        return _digest([*self._content, self.source])
+
+    @cached_property
+    def key(self) -> str:
+        """Names the column's values among those of the events that have it, whoever takes them over."""
+        return f"{self.name}:{_digest(self._content)[:16]}"
+
+    @property
+    def _content(self) -> list[object]:
         views = [view.only(set(self.reads)).digest for view in self.views]
-        content = [self.name, self.output, self.scale, views, self.transform, self.as_of, self.source]
-        return _digest(content)
+        return [self.name, self.output, self.scale, views, self.transform, self.as_of]
 
     @cached_property
     def function(self) -> Transform | None:
