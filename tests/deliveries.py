@@ -20,7 +20,7 @@ from feature_repo.windows.scalars import code
 from tests.timelines import SECOND, START, every_function, micros, moment
 
 DAY = 86_400 * SECOND
-TINY = Sizes(chunk=3, fresh=1, fanout=2, quiet=0, late=2)
+TINY = Sizes(chunk=3, fresh=1, fanout=2, quiet=0, late=2, indexed=200)
 PLAIN = every_function(windows=(7 * SECOND, DAY))
 CORRECTED = replace(every_function(where="amount > 0", windows=(7 * SECOND, DAY)), corrected=True)
 SPECS = {"plain": PLAIN, "corrected": CORRECTED}

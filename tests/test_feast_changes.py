@@ -269,7 +269,7 @@ def hot(path, folder, name):
     aggregates = COUNTS | {("count_distinct", "place"): ["7d"]}
     views = [view_of(source, aggregates, name=view, prefix=view) for view in ("hot", "hot_too")]
     store = project(folder, source, *views, plain_of(path), name=name)
-    client, sizes = online_client(store), Sizes(chunk=3, fresh=1, fanout=2, quiet=0, late=2)
+    client, sizes = online_client(store), Sizes(chunk=3, fresh=1, fanout=2, quiet=0, late=2, indexed=0)
     specs = windowed_specs(store)
     recorder = EventRecorder.of(client, store.project, specs, sizes)
     recorder.record("events", [event(n, n, key="[a]*?", place=f"place {n % 7}") for n in range(200)])

@@ -1,14 +1,14 @@
 -- Put a compacted state in the place of the one that was read, unless it was compacted meanwhile. What was appended stays.
 -- KEYS[1]: state. ARGV: generation and length of what was read; the new head, nodes and tail; expiry in s; how many
--- parts are new, then name and content of each; how many parts go, then their names; for each index of distinct values: event
--- time up to which its entries go, how many are new, then time and value of each.
+-- parts are new, then name and content of each; how many parts go, then their names; for each index of distinct values, if there
+-- are any: event time from which on it tells, how many entries are new, then time and value of each.
 -- Returns 1, or 0 if nothing was done.
 local key, length, expiry = KEYS[1], tonumber(ARGV[2]), ARGV[4]
 local start = redis.call('GETRANGE', key, 0, 31)
 if #start < 32 then
   return 0
 end
-local _, generation, size = struct.unpack('<i8I4I4', start)
+local _, generation, size, _, _, indices = struct.unpack('<i8I4I4i8I2I2', start)
 if generation ~= tonumber(ARGV[1]) or redis.call('STRLEN', key) < length then
   return 0
 end
@@ -43,7 +43,7 @@ local index = 0
 while at <= #ARGV do
   local name, oldest, count = key .. ':d' .. index, ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
-  if first then
+  if first or indices == 0 then
     redis.call('UNLINK', name)
   end
   each(count, 2, 'ZADD', name, 'GT')

@@ -6,7 +6,7 @@ was appended in between stays. So any number of processes may compact and record
 States of views with corrections are never sealed: a version may come for any event at any time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, groupby, pairwise
 from typing import Any
@@ -15,12 +15,11 @@ import numpy as np
 
 from feature_repo.windows import nodes as tree
 from feature_repo.windows.decoding import Decoded, decode
+from feature_repo.windows.distinct import distinct_columns, distinct_reach_us, index_entries
 from feature_repo.windows.evaluate import Events, Integers
-from feature_repo.windows.functions import COUNT_DISTINCT
 from feature_repo.windows.head import HEAD_BYTES, NOTHING_SEALED, SIZES, Head, Sizes
-from feature_repo.windows.kernel import NULL
 from feature_repo.windows.keys import lifetime_s, parts_key, retention_us
-from feature_repo.windows.nodes import FIRST, LAST, LEVEL, PART, Nodes
+from feature_repo.windows.nodes import COUNT, FIRST, LAST, LEVEL, PART, Nodes
 from feature_repo.windows.records import FIXED, pack_records
 from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import ViewSpec
@@ -34,16 +33,6 @@ Parts = dict[int, bytes]
 def typical_width(spec: ViewSpec) -> int:
     """Bytes of a usual record."""
     return FIXED + sum(3 if column.kind == "number" else 7 for column in spec.columns)
-
-
-def distinct_columns(spec: ViewSpec) -> list[int]:
-    """The stored columns of which an index of distinct values is kept beside a hot state.
-
-    None for a view with a delay: its windows end among the sealed events, where the index does not tell.
-    """
-    if spec.delay_us or spec.corrected:
-        return []
-    return sorted({int(c) for function, c, _ in spec.program if function == COUNT_DISTINCT})
 
 
 def fetch_parts(client: Any, key: bytes, names: Sequence[int]) -> Parts | None:
@@ -66,7 +55,17 @@ class _Change:
 
     def __post_init__(self) -> None:
         self._names = count((self.head.generation + 1) * _PARTS_A_GENERATION)
-        self.dropped = self.head.dropped
+        self.dropped, self.indices = self.head.dropped, self.head.distinct
+
+    @property
+    def sealed(self) -> int:
+        """Event time of the last sealed event."""
+        return int(self.nodes.words[-1, LAST]) if len(self.nodes) else NOTHING_SEALED
+
+    @property
+    def index_from(self) -> int:
+        """Event time from which an index of distinct values has to tell."""
+        return max(self.sealed, NOTHING_SEALED + distinct_reach_us(self.spec)) - distinct_reach_us(self.spec)
 
     def remove(self, name: int) -> None:
         """A part goes; one made in this change never was."""
@@ -175,8 +174,10 @@ class Compactor:
         if kept > late:
             change.dropped = max(change.dropped, int(times[kept - 1]))
         kept = self._seal(change, tail, kept, n)
+        if not self._begin_index(key, change):
+            return None
         new_head, body = self._packed(change, tail, kept, n)
-        return self._call(key, state, change, new_head + body, oldest)
+        return self._call(key, state, change, new_head + body)
 
     def _merge(self, key: bytes, change: _Change, tail: Decoded, late: int, oldest: int) -> bool:
         """Late events into the chunks where they belong, old chunks out. False: a part is gone, so is the state."""
@@ -251,6 +252,28 @@ class Compactor:
         change.nodes = tree.join(self._spec, [change.nodes, *change.chunks(tail, cuts)])
         return cuts[-1]
 
+    def _begin_index(self, key: bytes, change: _Change) -> bool:
+        """Have a state whose distinct values are too many to read begin an index of them. False: a part is gone."""
+        columns, since, words = distinct_columns(self._spec), change.index_from, change.nodes.words
+        size = int(words[words[:, LAST] >= since, COUNT].sum()) * typical_width(self._spec)
+        if not columns or not len(words) or change.indices or size < self._sizes.indexed:
+            return True
+        change.indices, nodes = len(columns), change.nodes
+        while (wanted := (nodes.words[:, LEVEL] > 0) & (nodes.words[:, LAST] >= since)).any():
+            parts = fetch_parts(self._client, key, nodes.words[wanted, PART].tolist())
+            if parts is None:
+                return False
+            nodes = expanded(self._spec, nodes, parts)
+        names = nodes.words[nodes.words[:, LAST] >= since, PART].tolist()
+        before = [name for name in names if name not in change.added]
+        parts = fetch_parts(self._client, key, before) if before else {}
+        if parts is None:
+            return False
+        events = decode(self._spec, [b"".join(parts.values())]).events
+        n = int(events.starts[-1])
+        change.sealed_events.append((events.timestamps[:n], events.values[:, :n]))
+        return True
+
     def _packed(self, change: _Change, tail: Decoded, kept: int, n: int) -> tuple[bytes, bytes]:
         events = tail.events
         content, _ = pack_records(
@@ -266,35 +289,21 @@ class Compactor:
             dropped=change.dropped,
             generation=change.head.generation + 1,
             size=size,
-            sealed=int(change.nodes.words[-1, LAST]) if nodes else NOTHING_SEALED,
+            sealed=change.sealed,
             late=0,
-            distinct=len(distinct_columns(self._spec)),
+            distinct=change.indices if nodes else 0,
             compact_at=size + max(self._sizes.quiet, grown),
         )
         return head.packed(), nodes + content.tobytes()
 
-    def _call(self, key: bytes, state: bytes, change: _Change, new: bytes, oldest: int) -> bytes:
+    def _call(self, key: bytes, state: bytes, change: _Change, new: bytes) -> bytes:
         parts: list[bytes | int] = [change.head.generation, len(state), new, self._expiry, len(change.added)]
         for name, content in change.added.items():
             parts += [name, content]
         parts += [len(change.gone), *change.gone]
-        if change.sealed_events or len(change.nodes):
-            for column in distinct_columns(self._spec):
-                found = _newest_of_each(change.sealed_events, column)
-                parts += [oldest, len(found)]
-                for value, time in found.items():
-                    parts += [time, value.to_bytes(7, "little")]
+        if change.indices and len(change.nodes):
+            parts += index_entries(self._spec, change.sealed_events, change.index_from)
         return script("commit").call([key], list(map(bulk, parts)), len(parts))
-
-
-def _newest_of_each(sealed: Sequence[tuple[Integers, Integers]], column: int) -> Mapping[int, int]:
-    """The last event time of each value of a column, nulls left out."""
-    times = np.concatenate([times for times, _ in sealed]) if sealed else np.empty(0, dtype=np.int64)
-    every = np.concatenate([values[column] for _, values in sealed]) if sealed else times
-    there = every != NULL
-    order = np.argsort(times[there], kind="stable")
-    # Of one value the last in order of time is what a dict keeps.
-    return dict(zip(every[there][order].tolist(), times[there][order].tolist(), strict=True))
 
 
 def expanded(spec: ViewSpec, nodes: Nodes, parts: Parts) -> Nodes:

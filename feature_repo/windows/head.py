@@ -105,6 +105,7 @@ class Sizes:
         chunk: events of a sealed chunk, about. fresh: newest events that are left in the tail, at least.
         fanout: nodes that are put under one, once there are twice as many.
         quiet: bytes below which a tail is left as it is. late: late events from which a state is compacted.
+        indexed: bytes of sealed events that a count of distinct values would read from which it gets an index (``distinct.py``).
     """
 
     chunk: int = 256
@@ -112,6 +113,7 @@ class Sizes:
     fanout: int = 64
     quiet: int = 1536
     late: int = 8
+    indexed: int = 192 * 1024
 
     def room(self, width: int) -> int:
         """Bytes of a tail from which there is something to seal, its records having some ``width`` bytes each."""

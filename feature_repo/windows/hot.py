@@ -4,9 +4,9 @@ A node is looked into if an edge of a window falls between its events, if some o
 may belong, or be known already, among them. Everything else counts by its summary, or not at all. That takes a round trip a
 level of the tree.
 
-Distinct values over sealed events come from an index beside the state, the last event time of each value. It tells what it needs
-to of windows that end after the last sealed event, all of it known. For other windows (of views with a delay, or asked with
-old knowledge) the chunks inside are read: as exact, only slower.
+Distinct values over many sealed events come from an index beside the state, the last event time of each value. It tells what it
+needs to of windows that end after the last sealed event, all of it known. For other windows (of views with a delay, or asked with
+old knowledge), and while there is no index, the chunks inside are read: as exact, only slower.
 """
 
 from dataclasses import dataclass, replace
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.windows import nodes as tree
-from feature_repo.windows.compaction import distinct_columns, expanded, fetch_parts
+from feature_repo.windows.compaction import expanded, fetch_parts
 from feature_repo.windows.decoding import Decoded, decode
+from feature_repo.windows.distinct import distinct_columns, distinct_reach_us
 from feature_repo.windows.evaluate import Asks, Events, Integers, evaluate
 from feature_repo.windows.functions import COUNT_DISTINCT
 from feature_repo.windows.head import HEAD_BYTES, Head
@@ -51,7 +52,7 @@ class HotView:
         self._rest = _Part(spec, {a.name for a in spec.aggregates} - names)
         self._distinct = _Part(spec, names)
         self._indexed = distinct_columns(spec)
-        self._longest = max((a.window_us for a in spec.aggregates if a.name in names), default=0)
+        self._longest = distinct_reach_us(spec)
         edges = sorted({spec.delay_us, *(spec.delay_us + window for window in spec.windows_us)}, reverse=True)
         self._edges = np.array(edges, dtype=np.int64)
 

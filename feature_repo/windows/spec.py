@@ -246,8 +246,9 @@ class ViewSpec:
         ]
         layout = [[c.name, c.kind, c.scale] for c in self.columns]
         computed = [self.conditions, [each.digest for each in self.derived], self.corrected]
-        # What is kept of sealed events beside them: histograms of some columns, and an index of compared values or none.
-        summed = [sorted(self.ranked), self.delay_us > 0]
+        # What is kept of sealed events beside them: histograms of some columns, and how far an index of compared values reaches.
+        counted = [a.window_us for a in self.aggregates if a.function == "count_distinct"]
+        summed = [sorted(self.ranked), self.delay_us > 0, *([max(counted)] if counted else [])]
         return _digest([*content, layout, self.horizon_us, computed, summed])[:16]
 
     @cached_property
