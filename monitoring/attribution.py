@@ -19,7 +19,7 @@ that the lake sets).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import duckdb
@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from feature_repo.lake import quote
+from feature_repo.windows.event_columns import EventColumns, Wanted
 from monitoring.decisions import Decisions
 from monitoring.recompute import Service, WindowedView, consistent, same_bits
 
@@ -205,11 +206,16 @@ def _events(view: WindowedView, rows: Decisions, window_us: int) -> list[_There]
     )
     counts = ", ".join(f"count(*) FILTER ({condition})" for condition in filters)
     where = f"WHERE {spec.where}" if spec.where else ""
-    with duckdb.connect() as connection:
+    with duckdb.connect() as connection, EventColumns(connection, view.config, view.sources) as columns:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("asks", asks)
+        asked = " AND ".join(
+            f"CAST({quote(key)} AS VARCHAR) IN (SELECT {quote(key)} FROM asks)" for key in spec.keys
+        )
+        # The filter may read columns that the view computes; its aggregates are not asked for.
+        (source,) = columns.tables([Wanted(replace(spec, aggregates=()), view.source, asked)])
         found = connection.sql(
-            f"SELECT {counts} FROM asks a LEFT JOIN (SELECT * FROM {view.source} {where}) e ON {keys} "
+            f"SELECT {counts} FROM asks a LEFT JOIN (SELECT * FROM {source} {where}) e ON {keys} "
             "GROUP BY a.ask ORDER BY a.ask"
         ).fetchall()
     return [_There(*map(int, row)) for row in found]

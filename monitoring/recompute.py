@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from feast import FeatureStore
+from feast import FeatureStore, RepoConfig
+from feast.infra.offline_stores.file_source import FileSource
 from feast.on_demand_feature_view import OnDemandFeatureView
 
 from feature_repo.store import definitions_digest, service_features
+from feature_repo.windows.event_columns import sources_of
 from feature_repo.windows.sources import source_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.transform import TIME, Transform, declared_transform
@@ -25,10 +27,17 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class WindowedView:
-    """A windowed view of a service: its plan, and its newest events as a DuckDB table expression."""
+    """A windowed view of a service.
+
+    Attributes:
+        spec: its plan. source: its newest events as a DuckDB table expression.
+        config, sources: what the columns that it computes are computed from.
+    """
 
     spec: ViewSpec
     source: str
+    config: RepoConfig
+    sources: Mapping[str, FileSource]
 
     @property
     def outputs(self) -> frozenset[str]:
@@ -128,7 +137,8 @@ def _windowed(store: FeatureStore, name: str) -> WindowedView | None:
     if not is_windowed(view):
         return None
     spec = view_spec(view, [store.get_entity(entity) for entity in view.entities])
-    return WindowedView(spec, source_sql(view.batch_source, store.repo_path))
+    sources = sources_of(store.registry, store.project, [spec])
+    return WindowedView(spec, source_sql(view.batch_source, store.repo_path), store.config, sources)
 
 
 def _entity_frame(rows: Decisions, known_as_of_us: Ints) -> pd.DataFrame:

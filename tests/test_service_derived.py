@@ -33,6 +33,7 @@ from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import embedded
 from feature_repo.windows.derived import derive
 from feature_repo.windows.view import windowed_view
+from monitoring.parity import audit
 from pipelines.load_journal import load_journal
 from pipelines.parity import parity
 from pipelines.replay import replay
@@ -179,6 +180,15 @@ def test_features_of_derived_columns_are_recomputed_from_the_lake_to_the_bit(hom
     ratios = [5_000 / 1_000, 2_500 / 3_000, round(7_500 / (8_500 / 3), 4)]
     assert served[LARGEST] == 50_000
     assert served[TOTAL] == sum(round(each * 10_000) for each in ratios)
+
+
+def test_a_difference_in_what_a_filter_on_a_derived_column_lets_pass_is_told(home, decisions, tmp_path):
+    line = decisions["after new"]
+    altered = {**line, "features": {**line["features"], FRAUDS: 3}}
+    with closing(Journal(tmp_path / "journal")) as journal:
+        journal.decision(altered)
+    report = audit(open_store(), tmp_path / "journal")
+    assert (report.mismatches, report.attributed) == (1, {"missing_in_lake": 1})
 
 
 def test_a_chargeback_takes_over_what_was_computed_when_its_transaction_was_recorded(home, decisions):
