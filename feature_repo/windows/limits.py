@@ -30,7 +30,7 @@ class Limits:
 
 
 def limits_of(config: Any, specs: Sequence[ViewSpec]) -> Limits:
-    """Two fifths of the memory for results, and before there are any, a quarter for events on their way.
+    """Three tenths of the memory for results, and before there are any, a fifth for events on their way.
 
     The rest is for what windows still reach.
 
@@ -41,7 +41,7 @@ def limits_of(config: Any, specs: Sequence[ViewSpec]) -> Limits:
     outputs = [len(spec.aggregates) for spec in specs]
     # Results stand as rows, and of one view at a time as columns too.
     row = _ROW_BYTES + 8 * (sum(outputs) + max(outputs, default=0))
-    return Limits(rows=max(memory * 2 // 5 // row, 1), events=max(memory // 4 // _EVENT_BYTES, 1))
+    return Limits(rows=max(memory * 3 // 10 // row, 1), events=max(memory // 5 // _EVENT_BYTES, 1))
 
 
 def memory_bytes(text: str) -> int:

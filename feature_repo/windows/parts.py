@@ -63,6 +63,8 @@ class PartWriter:
             self._parts += 1
         for job in jobs:
             job.result()
+        # What encoding took is room for the next table.
+        pa.default_memory_pool().release_unused()
         self.rows += len(table)
 
     def add(self, name: str, text: str) -> None:
