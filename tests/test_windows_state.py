@@ -269,6 +269,31 @@ def test_an_event_without_known_time_is_known_now_by_the_servers_clock(store, pl
         assert answer.values[0, place] == count
 
 
+def test_in_a_large_batch_each_event_keeps_its_own_known_time_and_states(store, plan, recorder, key):
+    seconds, _ = client_of(store).time()
+    now = datetime.fromtimestamp(seconds, UTC)
+    rows = [
+        {
+            **event(n, 0, key=[key, None, f"{key}'"][n % 3], amount=n * 5),
+            "time": now,
+            "known": now if n % 2 else None,
+        }
+        for n in range(101)
+    ]
+    known = recorder.record("events", rows)
+    assert len(known) == 101
+    given = [k == to_microseconds(now) for k in known]
+    assert all(given[1::2])
+    assert not any(k < to_microseconds(now) for k in known[::2])
+    late = {"key": key, "event_timestamp_us": max(known) + 1, "known_as_of_us": max(known) + 1}
+    (mine,), (others,) = (plan.read([{**late, "key": name}]).values for name in (key, f"{key}'"))
+    for row, first in ((mine, 0), (others, 2)):
+        found = dict(zip(plan.feature_names, row, strict=True))
+        assert found["all_amount_sum_1m"] == sum(n * 5 for n in range(first, 101, 3))
+    _, state = state_of(store, "large", key)
+    assert len(tail_of(state, [])) == sum(1 for n in range(0, 101, 3) if n * 5 >= 100)
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [

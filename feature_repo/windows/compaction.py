@@ -303,7 +303,7 @@ class Compactor:
         parts += [len(change.gone), *change.gone]
         if change.indices and len(change.nodes):
             parts += index_entries(self._spec, change.sealed_events, change.index_from)
-        return script("commit").call([key], list(map(bulk, parts)), len(parts))
+        return script("commit").call([bulk(key)], list(map(bulk, parts)), len(parts))
 
 
 def expanded(spec: ViewSpec, nodes: Nodes, parts: Parts) -> Nodes:

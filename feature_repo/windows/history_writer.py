@@ -18,6 +18,8 @@ from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.wire import bulk
 
 _KEYS_PER_ROUND_TRIP = 1000
+# Keys that one call of the script writes; nobody else is served meanwhile.
+_TOGETHER = 100
 # Events of one key that are written before it is compacted: what the server holds at once of a key yet to be sealed.
 _PIECE = 50_000
 
@@ -33,7 +35,7 @@ class HistoryWriter:
         self._client, self._spec, self._prefix, self._sizes = client, spec, prefix, sizes
         self._compactor = Compactor(client, spec, sizes)
         self._room = sizes.room(typical_width(spec))
-        self._constants = bulk(lifetime_s(spec)) + bulk(self._room)
+        self._constants = bulk(lifetime_s(spec)) + bulk(HEAD_BYTES + self._room)
         self._last: tuple[str, ...] | None = None
 
     def write(self, batch: pa.RecordBatch) -> int:
@@ -90,35 +92,43 @@ class HistoryWriter:
     def _send(
         self, keys: Sequence[Sequence[str]], starts: Integers, content: bytes, places: Integers
     ) -> None:
-        calls: list[bytes] = []
-        named: list[bytes] = []
-        at = starts.tolist()
-        ends = places[starts].tolist()
+        several: list[tuple[bytes, bytes]] = []
+        heads = self._heads(np.diff(places[starts])).tolist()
+        at, ends = starts.tolist(), places[starts].tolist()
         for i, values in enumerate(keys):
             key = state_key(self._prefix, values)
             if at[i + 1] - at[i] > _PIECE:
                 for first in range(at[i], at[i + 1], _PIECE):
                     last = min(first + _PIECE, at[i + 1])
-                    self._load([key], [self._call(key, content[places[first] : places[last]])])
+                    self._load([(key, heads[i] + content[places[first] : places[last]])])
                 continue
-            calls.append(self._call(key, content[ends[i] : ends[i + 1]]))
-            named.append(key)
-            if len(calls) == _KEYS_PER_ROUND_TRIP:
-                self._load(named, calls)
-                calls, named = [], []
-        self._load(named, calls)
+            several.append((key, heads[i] + content[ends[i] : ends[i + 1]]))
+            if len(several) == _KEYS_PER_ROUND_TRIP:
+                self._load(several)
+                several = []
+        self._load(several)
 
-    def _call(self, key: bytes, records: bytes) -> bytes:
-        size = len(records)
-        grown = 2 * size if self._spec.corrected else max(min(2 * size, self._room), size + self._room // 4)
-        head = Head(compact_at=HEAD_BYTES + max(self._sizes.quiet, grown))
-        return script("load").call([key], [bulk(head.packed()), bulk(records), self._constants], 4)
+    def _heads(self, sizes: Integers) -> NDArray[np.void]:
+        """The heads of new states with so many bytes of records: they differ in when to compact them."""
+        grown = np.minimum(2 * sizes, self._room)
+        grown = 2 * sizes if self._spec.corrected else np.maximum(grown, sizes + self._room // 4)
+        heads = np.empty((len(sizes), HEAD_BYTES), dtype=np.uint8)
+        heads[:] = np.frombuffer(Head().packed(), dtype=np.uint8)
+        compact_at = (HEAD_BYTES + np.maximum(self._sizes.quiet, grown)).astype("<u4")
+        heads[:, -4:] = compact_at.view(np.uint8).reshape(-1, 4)
+        return heads.view(f"V{HEAD_BYTES}").ravel()
 
-    def _load(self, keys: Sequence[bytes], calls: Sequence[bytes]) -> None:
-        if not calls:
-            return
+    def _load(self, states: Sequence[tuple[bytes, bytes]]) -> None:
+        calls = []
+        for first in range(0, len(states), _TOGETHER):
+            some = states[first : first + _TOGETHER]
+            keys = [bulk(key) for key, _ in some]
+            calls.append(
+                script("load").call(keys, [self._constants, *(bulk(new) for _, new in some)], 2 + len(some))
+            )
         answers = script("load").send(self._client, calls)
-        self._compactor.compact([key for key, due in zip(keys, answers, strict=True) if due])
+        due = [n * _TOGETHER + place - 1 for n, places in enumerate(answers) for place in places]
+        self._compactor.compact([states[i][0] for i in due])
 
 
 def _integers(column: pa.Array) -> Integers:

@@ -1,19 +1,25 @@
--- Add records of history to one state. Of an event that stands twice the record that was known first counts.
--- KEYS[1]: state. ARGV: head of a new state, records, expiry in s, bytes of records worth sealing.
--- Returns 1 if it has to be compacted: there was a state before, and repeated loads would make it grow; or it is large.
-local key, expiry = KEYS[1], ARGV[3]
-local length = redis.call('APPEND', key, ARGV[2])
-local before = length > #ARGV[2]
-if before then
-  local _, _, size, _, _, indices = struct.unpack('<i8I4I4i8I2I2', redis.call('GETRANGE', key, 0, 27))
-  if size > 32 then
-    redis.call('EXPIRE', key .. ':c', expiry)
-    for z = 0, indices - 1 do
-      redis.call('EXPIRE', key .. ':d' .. z, expiry)
+-- Add records of history to states. Of an event that stands twice the record that was known first counts.
+-- KEYS: states. ARGV: expiry in s, bytes of a state worth sealing, then for each key: a new state, its head and records.
+-- Returns the number of each key that has to be compacted: there was a state before, and repeated loads would make it grow; or
+-- it is large.
+local expiry, room, answer = ARGV[1], tonumber(ARGV[2]), {}
+for i, key in ipairs(KEYS) do
+  local state = ARGV[2 + i]
+  local due = #state >= room
+  if not redis.call('SET', key, state, 'NX', 'EX', expiry) then
+    due = true
+    redis.call('APPEND', key, string.sub(state, 33))
+    local _, _, size, _, _, indices = struct.unpack('<i8I4I4i8I2I2', redis.call('GETRANGE', key, 0, 27))
+    if size > 32 then
+      redis.call('EXPIRE', key .. ':c', expiry)
+      for z = 0, indices - 1 do
+        redis.call('EXPIRE', key .. ':d' .. z, expiry)
+      end
     end
+    redis.call('EXPIRE', key, expiry)
   end
-else
-  redis.call('SET', key, ARGV[1] .. ARGV[2])
+  if due then
+    answer[#answer + 1] = i
+  end
 end
-redis.call('EXPIRE', key, expiry)
-return (before or length >= tonumber(ARGV[4])) and 1 or 0
+return answer

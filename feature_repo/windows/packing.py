@@ -1,9 +1,8 @@
 """Events packed into records one by one, as they happen: Python, for an event is little and comes alone."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.predicate import Predicate
@@ -59,8 +58,7 @@ def _packed_column(column: StoredColumn, condition: Predicate | None) -> Callabl
     return pack
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(NamedTuple):
     """An event, packed: ``values`` of each view; ``start`` and ``end`` are of the records of all of them."""
 
     time: int

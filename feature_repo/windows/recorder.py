@@ -26,10 +26,14 @@ from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import Derived, ViewSpec, is_windowed, view_spec
 from feature_repo.windows.wire import bulk
 
-# Events that are sent at once; the server holds their answers until all are there.
-_ROUND_TRIP = 1000
+# Events that one call of the script writes: a call of its own each would cost as much as what it does. Nobody else is served
+# meanwhile, so they are few.
+_TOGETHER = 20
+# Calls that are sent at once; the server holds their answers until all are there.
+_CALLS = 50
 # What ``record.lua`` is told of a view.
 _CONSTANTS = struct.Struct("<qqqIII")
+_NUMBER = struct.Struct("<H")
 
 
 class _Target:
@@ -42,6 +46,29 @@ class _Target:
         times = retention_us(spec), expiry_s(spec), lifetime_s(spec)
         self.constants = bulk(_CONSTANTS.pack(*times, room, sizes.quiet, sizes.late))
         self.computed = Computed(spec)
+
+
+class _Call:
+    """What some events give one call of ``record.lua`` to do.
+
+    Attributes:
+        known: when each became known, None: now. keys: the states they go to, packed; numbers: of the view of each.
+        arguments: packed; of each event its known time, then the numbers of its views, then its records.
+    """
+
+    __slots__ = ("arguments", "keys", "known", "numbers")
+
+    def __init__(self) -> None:
+        self.known: list[int | None] = []
+        self.keys: list[bytes] = []
+        self.numbers: list[bytes] = []
+        self.arguments: list[bytes] = []
+
+    def state(self, place: int) -> tuple[int, bytes]:
+        """View and key of a state."""
+        key = self.keys[place]
+        (view,) = _NUMBER.unpack(self.numbers[place])
+        return view, key[key.index(b"\n") + 1 : -2]
 
 
 class _Stage:
@@ -59,8 +86,19 @@ class _Stage:
         for target in targets:
             spec = target.spec
             alike.setdefault((spec.event_id, spec.timestamp, target.computed.meaning), []).append(target)
+        self.targets = [target for group in alike.values() for target in group]
+        self._constants = bulk(len(targets)) + b"".join(target.constants for target in self.targets)
+        numbers = map(_NUMBER.pack, range(len(targets)))
         self._groups = [
-            (Packer([target.spec for target in group]), group[0].computed, group) for group in alike.values()
+            (
+                Packer([target.spec for target in group]),
+                group[0].computed,
+                [
+                    (i, number, target.prefix, target.spec)
+                    for i, (target, number) in enumerate(zip(group, numbers, strict=False))
+                ],
+            )
+            for group in alike.values()
         ]
 
     def _known(self, event: Mapping[str, Any]) -> int | None:
@@ -68,29 +106,40 @@ class _Stage:
         created = event.get(self._created) if self._created else event[self._timestamp]
         return None if created is None else to_microseconds(created)
 
-    def call(
-        self, given: Mapping[str, Any], values: Values, taken: Taken
-    ) -> tuple[bytes, list[tuple[_Target, bytes]]]:
-        """The packed call of ``record.lua``, and the states that it writes."""
+    def pack(self, call: _Call, given: Mapping[str, Any], values: Values, taken: Taken) -> None:
+        """Add an event to a call."""
         known = self._known(given)
-        states: list[tuple[_Target, bytes]] = []
-        arguments = [bulk("" if known is None else known)]
-        keys = []
-        for packer, computed, targets in self._groups:
+        numbers: list[bytes] = []
+        records: list[bytes] = []
+        for packer, computed, members in self._groups:
             event = computed.complete(given, values, taken)
-            time = packer.time(event)
-            packed = packer.pack(event, time, known)
-            for i, target in enumerate(targets):
-                spec = target.spec
-                entity = [event[key] for key in spec.keys]
+            packed = packer.pack(event, packer.time(event), known)
+            entities: dict[tuple[str, ...], bytes | None] = {}
+            for i, number, prefix, spec in members:
                 passes = spec.predicate is None or spec.predicate(event)
-                if None in entity or not (passes or spec.corrected):
+                if not (passes or spec.corrected):
                     continue
-                key, record = state_key(target.prefix, entity), packed.record(i, void=not passes)
-                states.append((target, key))
-                keys.append(key)
-                arguments.append(b"$%d\r\n%b\r\n%b" % (len(record), record, target.constants))
-        return self._script.call(keys, arguments, 1 + 2 * len(keys)), states
+                if spec.keys not in entities:
+                    entity = [event[key] for key in spec.keys]
+                    entities[spec.keys] = None if None in entity else state_key(b"", entity)
+                suffix = entities[spec.keys]
+                if suffix is None:
+                    continue
+                record = packed.record(i, void=not passes)
+                numbers.append(number)
+                call.keys.append(b"$%d\r\n%b%b\r\n" % (len(prefix) + len(suffix), prefix, suffix))
+                records.append(b"$%d\r\n%b\r\n" % (len(record), record))
+        start = b"$0\r\n\r\n" if known is None else bulk(known)
+        call.known.append(known)
+        call.numbers += numbers
+        call.arguments.append(
+            b"%b$%d\r\n%b\r\n%b" % (start, 2 * len(numbers), b"".join(numbers), b"".join(records))
+        )
+
+    def packed(self, call: _Call) -> bytes:
+        """A call as it is sent."""
+        count = 1 + len(self.targets) + 2 * len(call.known) + len(call.keys)
+        return self._script.call(call.keys, [self._constants, *call.arguments], count)
 
     def known(self, event: Mapping[str, Any], known: int) -> Mapping[str, Any]:
         """The event with the known time that it was given."""
@@ -126,7 +175,7 @@ class _Source:
             return [self._whole], None
         for event, each in zip(events, taken, strict=True):
             self._whole.values.check(event)
-            self._whole.call(event, self._whole.values.nulls, each)
+            self._whole.pack(_Call(), event, self._whole.values.nulls, each)
         return self._stages, self._others
 
 
@@ -246,22 +295,26 @@ class EventRecorder:
         values: Sequence[Values],
         taken: Sequence[Taken],
     ) -> list[int]:
-        calls = [stage.call(*each) for each in zip(events, values, taken, strict=True)]
+        calls: list[_Call] = []
+        for i, each in enumerate(zip(events, values, taken, strict=True)):
+            if i % _TOGETHER == 0:
+                calls.append(_Call())
+            stage.pack(calls[-1], *each)
+        return [
+            known for i in range(0, len(calls), _CALLS) for known in self._send(stage, calls[i : i + _CALLS])
+        ]
+
+    def _send(self, stage: _Stage, calls: Sequence[_Call]) -> list[int]:
+        answers = script("record").send(self._client, list(map(stage.packed, calls)))
         known: list[int] = []
-        large: dict[_Target, dict[bytes, None]] = {}
-        for first in range(0, len(calls), _ROUND_TRIP):
-            some = calls[first : first + _ROUND_TRIP]
-            answers = script("record").send(self._client, [call for call, _ in some])
-            for answer, (_, states) in zip(answers, some, strict=True):
-                if isinstance(answer, list):
-                    answer, *places = answer
-                    for place in places:
-                        target, key = states[place - 1]
-                        large.setdefault(target, {})[key] = None
-                known.append(int(answer))
-            for target, keys in large.items():
-                target.compactor.compact(list(keys))
-            large.clear()
+        large: dict[int, dict[bytes, None]] = {}
+        for answer, call in zip(answers, calls, strict=True):
+            clock, *places = answer if isinstance(answer, list) else [answer]
+            known += [int(clock) if each is None else each for each in call.known]
+            for view, key in (call.state(place - 1) for place in places):
+                large.setdefault(view, {})[key] = None
+        for view, keys in large.items():
+            stage.targets[view].compactor.compact(list(keys))
         return known
 
 

@@ -25,7 +25,7 @@ class Script:
         """A call, packed.
 
         Args:
-            arguments: packed by ``wire.bulk``, one or several in a piece. count: how many there are.
+            keys, arguments: packed by ``wire.bulk``, arguments one or several in a piece. count: how many there are of these.
         """
         head = b"*%d\r\n%b$%d\r\n%d\r\n" % (
             3 + len(keys) + count,
@@ -33,11 +33,14 @@ class Script:
             len(b"%d" % len(keys)),
             len(keys),
         )
-        return head + b"".join(map(bulk, keys)) + b"".join(arguments)
+        return head + b"".join(keys) + b"".join(arguments)
 
     def run(self, client: Any, calls: Sequence[Call]) -> list[Any]:
         """Run once for each (keys, arguments), as ``send``."""
-        packed = [self.call(keys, list(map(bulk, arguments)), len(arguments)) for keys, arguments in calls]
+        packed = [
+            self.call(list(map(bulk, keys)), list(map(bulk, arguments)), len(arguments))
+            for keys, arguments in calls
+        ]
         return self.send(client, packed)
 
     def send(self, client: Any, calls: Sequence[bytes]) -> list[Any]:
