@@ -58,7 +58,10 @@ FAULTS = [
     Fault("_is_hidden", "hidden[place] == i", "False"),
     # One key after another.
     Fault("_find_rows", "if begin + g >= instant_starts[key + 1]:", "if begin + g > instant_starts[key + 1]:"),
-    Fault("_find_rows", "hi, waiting, n = event_starts[key] - base, 0,", "hi, waiting, n = event_starts[key] - base, waiting,"),
+    Fault(
+        "_find_rows", "hi, waiting, n = event_starts[key] - base, 0,", "hi, waiting, n = event_starts[key] - base, waiting,",
+        "what waited lies before the next key's first row, and is forgotten as what has left the window is",
+    ),
     Fault("_find_rows", "edges[:lengths] = hi", "edges[:lengths] = 0"),
     # Counts, sums, squares.
     Fault("_counted", "found -= starts[g + 1]", "found += starts[g + 1]"),
