@@ -167,6 +167,15 @@ def test_a_single_value_may_be_the_largest_there_is():
     assert run(spec_of("sum", "min"), [0], [-LARGEST], [(1, 1)]) == [[-LARGEST, -LARGEST]]
 
 
+def test_the_largest_values_of_several_keys_are_not_added_up():
+    spec, n = spec_of("sum"), 3
+    values = np.array([[LARGEST, -LARGEST, LARGEST]])
+    times, each, out = np.zeros(n, dtype=np.int64), np.arange(n + 1), np.empty((n, 1), dtype=np.int64)
+    asks = Asks(times + 1, times + 1, each, each[:-1])
+    evaluate(spec, Events(times, times, values, each), asks, range(n), out)
+    assert out[:, 0].tolist() == [LARGEST, -LARGEST, LARGEST]
+
+
 def test_values_that_are_only_told_apart_may_be_as_large_as_they_like():
     assert run(spec_of("count_distinct"), [0, 1, 2], [LARGEST, -LARGEST, LARGEST], [(3, 3)]) == [[2]]
 
