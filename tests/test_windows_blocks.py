@@ -173,6 +173,15 @@ def test_a_bucket_holds_its_middle_and_what_is_near_it(value, shift):
     assert bucket_of(np.int64(value - 1)) <= bucket if value > -(2**63) + 1 else True
 
 
+def test_squares_of_a_block_carry_from_the_low_word_to_the_high_one():
+    amounts = [2**32 - 1, 2**32 - 1, 2**40, -(2**41) + 7]
+    times, starts = np.arange(4), np.array([0, 4])
+    events = Events(times, times, np.array([amounts]), starts)
+    blocks = summarize(view(["std"]), events, starts)
+    squares = sum(amount**2 for amount in amounts)
+    assert (int(blocks.high[0, 0]), int(blocks.low[0, 0])) == divmod(squares, 2**64)
+
+
 def test_many_small_keys_and_one_large_are_answered_as_each_alone():
     spec, rng = EVERYTHING, np.random.default_rng(7)
     sizes = [*rng.integers(0, 9, 300), 9000, *rng.integers(0, 9, 300)]
