@@ -1,7 +1,7 @@
 """Feast's DuckDB offline store, with windowed views computed exactly.
 
-Windowed views go to ``offline.py``, plain views to one ``ASOF`` join each, on-demand transforms to the same numpy functions
-that serve. What plain views are materialized from is in ``pull.py``. A retrieval is lazy: but for a query of entity rows,
+Windowed views go to ``slabs.py``, plain views to one join each (``plain.py``), on-demand transforms to the same numpy functions
+that serve; ``retrieval.py`` puts them together. What plain views are materialized from is in ``pull.py``. A retrieval is lazy: but for a query of entity rows,
 which is run at once, nothing is read before its result is asked for.
 """
 
@@ -40,7 +40,8 @@ from feature_repo.windows.state import from_microseconds
 class WindowedOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """Settings of ``WindowedOfflineStore``; those of Feast's DuckDB store and:
 
-    memory_limit: most memory DuckDB may use, such as ``4GB``; beyond it, it works on disk. Default: DuckDB's own.
+    memory_limit: most memory a retrieval may use, such as ``4GB``: DuckDB works on disk beyond it, and windows are answered in
+        slabs that fit in it (``limits.py``). Default: DuckDB's own limit, and slabs for 4 GB.
     """
 
     type: str = "feature_repo.windows.offline_store.WindowedOfflineStore"
@@ -93,18 +94,24 @@ class WindowedRetrievalJob(RetrievalJob):
 
         Raises:
             SavedDatasetLocationAlreadyExists: something is there and ``allow_overwrite`` is not given.
+            ValueError: another kind of storage.
         """
         if not isinstance(storage, SavedDatasetFileStorage):
             raise ValueError(
-                f"storage {type(storage).__name__}: this store persists to SavedDatasetFileStorage"
+                f"persist: storage {type(storage).__name__}: this store writes files; give a SavedDatasetFileStorage"
             )
         source = storage.to_data_source()
         replace_table(self.to_arrow(timeout=timeout), source, self._repo_path, allow_overwrite)
 
     def to_sql(self) -> str:
-        """Refused: windows are computed by the kernel and transforms by numpy, so no one query says what the result is."""
-        raise NotImplementedError(
-            "to_sql: no SQL query gives this result; use to_arrow, or persist it and query the file"
+        """Refused: windows are computed by the kernel and transforms by numpy, so no one query says what the result is.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "to_sql: no SQL query gives this result, which the windows engine computes; call to_arrow, or persist the result and "
+            "query its file"
         )
 
 
