@@ -26,6 +26,11 @@ A ``chargeback`` (``POST /v1/chargebacks``) has ``transaction_id``, ``reason_cod
 ``created_timestamp`` (when it was reported; default now); and, for a transaction that this service has
 not scored, ``customer_id``, ``terminal_id``, ``event_timestamp`` (of the transaction) and
 ``amount_usd_cents``. An optional field may be null.
+
+A question for features (``POST /v1/features``) has the fields of a transaction that are keys, request columns or instants,
+all of them optional here: which keys are needed is the model's business.
+
+Beside each field's parser stands its JSON schema, from which ``bento.openapi`` describes the bodies.
 """
 
 import difflib
@@ -38,7 +43,7 @@ from decimal import Decimal
 from typing import Any
 
 from bento.problem import Problem, problem
-from feature_repo.currency import AMOUNT_LIMIT, as_amount, to_usd_cents
+from feature_repo.currency import AMOUNT_LIMIT, as_amount, currencies, to_usd_cents
 from feature_repo.reason_codes import REASON_CODES
 
 __all__ = [
@@ -48,10 +53,12 @@ __all__ = [
     "MAX_TEXT",
     "Chargeback",
     "Transaction",
+    "body_schemas",
     "chargeback_from",
     "check_times",
     "parse_chargeback",
     "parse_json",
+    "parse_question",
     "parse_transaction",
     "transaction_from",
     "type_name",
@@ -162,6 +169,40 @@ def parse_chargeback(body: bytes, now_us: int) -> Chargeback:
     return chargeback_from(parse_json(body), now_us)
 
 
+def parse_question(body: bytes, now_us: int) -> dict[str, Any]:
+    """The row to read features for; see :func:`parse_transaction`.
+
+    Keys and request columns that were not given are None, and so is ``known_as_of_us``; the instant is now if not given.
+    """
+    given = _fields(parse_json(body), _QUESTION_FIELDS, "")
+    read = {name: field.read(given, name, "") for name, field in _QUESTION_FIELDS.items()}
+    event = read.pop("event_timestamp") or _EPOCH + timedelta(microseconds=now_us)
+    created, amount, currency = read.pop("created_timestamp"), read.pop("amount"), read.pop("currency")
+    check_times(event, created, now_us)
+    read["event_timestamp_us"] = _us(event)
+    read["known_as_of_us"] = None if created is None else _us(created)
+    read["amount_usd_cents"] = None if amount is None else _cents(amount, currency or "USD", event, "")
+    return read
+
+
+def body_schemas() -> dict[str, dict[str, Any]]:
+    """The JSON schemas of a ``Transaction``, a ``Chargeback`` and a ``FeatureQuestion``, as they are parsed here."""
+    tables = {
+        "Transaction": _TRANSACTION_FIELDS,
+        "Chargeback": _CHARGEBACK_FIELDS,
+        "FeatureQuestion": _QUESTION_FIELDS,
+    }
+    return {
+        name: {
+            "type": "object",
+            "properties": {each: field.json_schema() for each, field in table.items()},
+            "required": [each for each, field in table.items() if field.required],
+            "additionalProperties": False,
+        }
+        for name, table in tables.items()
+    }
+
+
 def parse_json(body: bytes) -> Any:
     """The body's JSON value, decimals exact; NaN and infinities are decimals too, refused by the fields.
 
@@ -209,11 +250,22 @@ def chargeback_from(value: Any, now_us: int, where: str = "") -> Chargeback:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """How a field's value is read: ``parse(path, value)`` returns it or raises a ``Problem``."""
+    """How a field's value is read: ``parse(path, value)`` returns it or raises a ``Problem``.
+
+    Attributes:
+        schema: the JSON schema of what ``parse`` takes.
+        example: what to send, in words; said of a required field that is missing, and in the description.
+    """
 
     parse: Callable[[str, Any], Any]
+    schema: Mapping[str, Any]
     required: bool = False
     example: str = ""
+
+    def json_schema(self) -> dict[str, Any]:
+        """Its schema, with null where it is optional."""
+        described = {"description": self.example, **self.schema}
+        return described if self.required else {"anyOf": [described, {"type": "null"}]}
 
     def read(self, given: Mapping[str, Any], name: str, where: str) -> Any:
         value = given.get(name)
@@ -417,29 +469,71 @@ _TYPE_NAMES = {
 }
 _TIME_EXAMPLE = "an RFC 3339 time with its zone, such as 2026-11-21T10:00:00Z"
 
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
+_TIME = {"type": "string", "format": "date-time", "pattern": rf"^{_RFC3339.pattern.removesuffix('?')}$"}
+_AMOUNT = {
+    "anyOf": [
+        {"type": "number", "minimum": 0, "exclusiveMaximum": int(AMOUNT_LIMIT)},
+        {"type": "string", "pattern": rf"^{_DECIMAL.pattern}$"},
+    ]
+}
+_CENTS = {"type": "integer", "minimum": 0, "maximum": MAX_AMOUNT_USD_CENTS}
+
+
+def _coordinate(limit: int, example: str) -> _Field:
+    return _Field(_degrees(limit), {"type": "number", "minimum": -limit, "maximum": limit}, example=example)
+
+
 _TRANSACTION_FIELDS = {
-    "transaction_id": _Field(_text, True, "the transaction's id as text"),
-    "customer_id": _Field(_text, True, "the customer's id as text"),
-    "terminal_id": _Field(_text, True, "the terminal's id as text"),
-    "event_timestamp": _Field(_timestamp, True, _TIME_EXAMPLE),
-    "amount": _Field(_amount, True, 'a number or a decimal string, such as "12.50"'),
-    "currency": _Field(_text),
-    "channel": _Field(_text),
-    "category": _Field(_text),
-    "customer_latitude": _Field(_degrees(90)),
-    "customer_longitude": _Field(_degrees(180)),
-    "terminal_latitude": _Field(_degrees(90)),
-    "terminal_longitude": _Field(_degrees(180)),
-    "status": _Field(_one_of(*STATUSES)),
-    "created_timestamp": _Field(_timestamp),
+    "transaction_id": _Field(_text, _TEXT, True, "the transaction's id as text"),
+    "customer_id": _Field(_text, _TEXT, True, "the customer's id as text"),
+    "terminal_id": _Field(_text, _TEXT, True, "the terminal's id as text"),
+    "event_timestamp": _Field(_timestamp, _TIME, True, _TIME_EXAMPLE),
+    "amount": _Field(_amount, _AMOUNT, True, 'a number or a decimal string, such as "12.50"'),
+    "currency": _Field(_text, {"enum": list(currencies())}, example="an ISO 4217 code; left out, it is USD"),
+    "channel": _Field(_text, _TEXT, example="how it was made, as text"),
+    "category": _Field(_text, _TEXT, example="what was bought, as text"),
+    "customer_latitude": _coordinate(90, "degrees north"),
+    "customer_longitude": _coordinate(180, "degrees east"),
+    "terminal_latitude": _coordinate(90, "degrees north"),
+    "terminal_longitude": _coordinate(180, "degrees east"),
+    "status": _Field(
+        _one_of(*STATUSES),
+        {"enum": list(STATUSES)},
+        example="the outcome where it is known; left out, it is as decided here",
+    ),
+    "created_timestamp": _Field(_timestamp, _TIME, example="when it became known; left out, it is now"),
 }
 
 _CHARGEBACK_FIELDS = {
-    "transaction_id": _Field(_text, True, "the id of the transaction that was charged back, as text"),
-    "reason_code": _Field(_reason_code, True, 'the card network\'s reason code, such as "10.4"'),
-    "customer_id": _Field(_text),
-    "terminal_id": _Field(_text),
-    "event_timestamp": _Field(_timestamp),
-    "amount_usd_cents": _Field(_whole_cents),
-    "created_timestamp": _Field(_timestamp),
+    "transaction_id": _Field(_text, _TEXT, True, "the id of the transaction that was charged back, as text"),
+    "reason_code": _Field(
+        _reason_code,
+        {"enum": list(REASON_CODES)},
+        True,
+        'the card network\'s reason code, such as "10.4"',
+    ),
+    "customer_id": _Field(_text, _TEXT, example="the transaction's; needed if it was not scored here"),
+    "terminal_id": _Field(_text, _TEXT, example="the transaction's; needed if it was not scored here"),
+    "event_timestamp": _Field(
+        _timestamp, _TIME, example="of the transaction; needed if it was not scored here"
+    ),
+    "amount_usd_cents": _Field(
+        _whole_cents, _CENTS, example="the transaction's; needed if it was not scored here"
+    ),
+    "created_timestamp": _Field(_timestamp, _TIME, example="when it was reported; left out, it is now"),
+}
+
+_QUESTION_FIELDS = {
+    "customer_id": _Field(_text, _TEXT, example="the customer's id; needed if a feature is the customer's"),
+    "terminal_id": _Field(_text, _TEXT, example="the terminal's id; needed if a feature is the terminal's"),
+    "event_timestamp": _Field(_timestamp, _TIME, example="the instant asked about; left out, it is now"),
+    "amount": _Field(_amount, _AMOUNT, example='a number or a decimal string, such as "12.50"'),
+    **{
+        name: _TRANSACTION_FIELDS[name]
+        for name in ("currency", *(column for column in REQUEST_COLUMNS if column in _TRANSACTION_FIELDS))
+    },
+    "created_timestamp": _Field(
+        _timestamp, _TIME, example="only what was known before counts; left out, it is now"
+    ),
 }
