@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from feature_repo.windows.transform import TIME, Reals, Transform
 INSTANT, KNOWN_AS_OF = "event_timestamp_us", "known_as_of_us"
 FAR_AHEAD_US = 2**62
 """An instant from which no window reaches back to what a state has dropped: for warming."""
+NOTHING_MADE: Mapping[str, Reals] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,16 @@ class OnlinePlan:
     ) -> None:
         self.feature_names = feature_names
         self.digest = digest
+        self.state_views = tuple(views)
         self.views = tuple(view.spec for view in views)
         self.join_keys = tuple(sorted({key for view in views for key in view.join_keys}))
         self._client = client
         self._project = project
         self._reader = StateReader(client, views)
-        self._transforms = tuple(transforms)
+        self.transforms = tuple(transforms)
         self._computed = [a.name for spec in self.views for a in spec.aggregates]
         self.request_columns = tuple(
-            sorted({name for t in self._transforms for name in t.inputs} - {*self._computed, TIME})
+            sorted({name for t in self.transforms for name in t.inputs} - {*self._computed, TIME})
         )
         rows = {name: row for row, name in enumerate(self._computed)}
         places = [(place, rows[name]) for place, name in enumerate(feature_names) if name in rows]
@@ -109,10 +112,22 @@ class OnlinePlan:
         Raises:
             KeyError: a row lacks a column. LookupError: see ``windows_of_states``. redis.RedisError: no answer.
         """
-        instants = np.array([row[INSTANT] for row in rows], dtype=np.int64)
-        given = rows[0].get(KNOWN_AS_OF) is not None
-        known = np.array([row[KNOWN_AS_OF] for row in rows], dtype=np.int64) if given else None
-        windows, instants, known = self._reader.read(rows, instants, known)
+        return self.answer(rows, *self._reader.read(rows, *asked(rows)))
+
+    def answer(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        windows: Sequence[tuple[Integers, Integers]],
+        instants: Integers,
+        known: Integers,
+        made: Mapping[str, Reals] = NOTHING_MADE,
+    ) -> Answer:
+        """The features of rows whose windows are read: the second half of ``read``.
+
+        Args:
+            windows: of each of ``views``, as ``StateReader.read`` returns them.
+            made: float64[n] of each output of those transforms that need not be applied any more.
+        """
         reals, at, seen = np.empty((len(self._computed), len(rows))), 0, {}
         for spec, (results, counts) in zip(self.views, windows, strict=True):
             end = at + len(spec.aggregates)
@@ -120,14 +135,18 @@ class OnlinePlan:
             seen[spec.view], at = counts, end
         values = np.empty((len(rows), len(self.feature_names)))
         values[:, self._places] = reals[self._rows].T
-        if self._transforms:
-            columns = self._transformed(rows, instants, reals)
+        if self.transforms:
+            columns = self._transformed(rows, instants, reals, made)
             for place, name in self._made:
                 values[:, place] = columns[name]
         return Answer(values, known, seen)
 
     def _transformed(
-        self, rows: Sequence[Mapping[str, Any]], instants: Integers, computed: Reals
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        instants: Integers,
+        computed: Reals,
+        made: Mapping[str, Reals],
     ) -> dict[str, Reals]:
         """What the transforms make of the windows and the rows, beside what they make it of."""
         columns: dict[str, Reals] = {TIME: np.floor_divide(instants, 1_000_000).astype(np.float64)}
@@ -136,6 +155,15 @@ class OnlinePlan:
                 [np.nan if row[name] is None else row[name] for row in rows], dtype=np.float64
             )
         columns |= zip(self._computed, computed, strict=True)
-        for transform in self._transforms:
-            columns |= transform(columns)
+        columns |= made
+        for transform in self.transforms:
+            if transform.outputs[0] not in made:
+                columns |= transform(columns)
         return columns
+
+
+def asked(rows: Sequence[Mapping[str, Any]]) -> tuple[Integers, Integers | None]:
+    """The rows' instants, and what was known at them if they say it: int64[n]."""
+    instants = np.array([row[INSTANT] for row in rows], dtype=np.int64)
+    given = rows[0].get(KNOWN_AS_OF) is not None
+    return instants, np.array([row[KNOWN_AS_OF] for row in rows], dtype=np.int64) if given else None

@@ -39,8 +39,14 @@ class StateReader:
     def __init__(self, client: Any, views: Sequence[StateView]) -> None:
         self._client = client
         self._views = tuple(views)
-        self._prefixes = [view_prefix(view.project, view.spec) for view in views]
-        self._floors = b"".join(bulk(floor_key(view.project, view.spec)) for view in views)
+        # Definitions that differ in their outputs alone have one state, which is asked for once.
+        prefixes = [(view_prefix(view.project, view.spec), view.join_keys) for view in views]
+        asked = list(dict.fromkeys(prefixes))
+        self._asked = tuple(asked)
+        self._place = None if len(asked) == len(prefixes) else [asked.index(each) for each in prefixes]
+        self._floors = b"".join(
+            bulk(floor_key(views[i].project, views[i].spec)) for i in map(prefixes.index, asked)
+        )
         specs = [view.spec for view in views]
         self._horizons = np.array([spec.horizon_us for spec in specs], dtype=np.int64)
         self._decoder, self._evaluator = Decoder(specs), Evaluator(specs)
@@ -74,11 +80,12 @@ class StateReader:
         """
         n = len(rows)
         keys = [
-            state_key(prefix, [row[key] for key in view.join_keys])
-            for view, prefix in zip(self._views, self._prefixes, strict=True)
+            state_key(prefix, [row[key] for key in join_keys])
+            for prefix, join_keys in self._asked
             for row in rows
         ]
-        many = b"*%d\r\n$4\r\nMGET\r\n" % (1 + len(self._views) + len(keys))
+        v = len(self._asked)
+        many = b"*%d\r\n$4\r\nMGET\r\n" % (1 + v + len(keys))
         # The clock is read before the states: whatever is recorded in between is known later than it, and does not count.
         (seconds, micros), values = checked(
             exchange(self._client, [_TIME, many + self._floors + b"".join(map(bulk, keys))])
@@ -87,10 +94,16 @@ class StateReader:
             now = np.full(n, int(seconds) * 1_000_000 + int(micros), dtype=np.int64)
             instants = now if instants is None else instants
             known_as_of = now if known_as_of is None else known_as_of
-        v = len(self._views)
         floors = np.array([NOTHING_DROPPED if value is None else int(value) for value in values[:v]])
         states = [state or b"" for state in values[v:]]
+        if self._place is not None:
+            keys, states = self._by_view(keys, n), self._by_view(states, n)
+            floors = floors[self._place]
         return self._finish(keys, states, floors, instants, known_as_of), instants, known_as_of
+
+    def _by_view(self, asked: list[bytes], n: int) -> list[bytes]:
+        """What was asked once, n rows each, for every view that has it."""
+        return [each for place in self._place or () for each in asked[place * n : (place + 1) * n]]
 
     def _finish(
         self, keys: list[bytes], states: list[bytes], floors: Integers, instants: Integers, known: Integers
