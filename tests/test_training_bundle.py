@@ -50,7 +50,9 @@ def test_a_bundle_comes_back_as_it_was_written(folder, model, values):
 
 
 def test_the_folder_holds_no_pickle(folder):
-    assert sorted(file.name for file in folder.iterdir()) == ["bundle.json", "model.cbm", "model.onnx"]
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["bundle.json", "contributions.npz", "model.cbm", "model.onnx"]
+    assert len(np.load(folder / "contributions.npz", allow_pickle=False)) > 0
 
 
 def test_a_row_has_the_same_bits_alone_and_in_a_batch_of_any_size(folder, values):
@@ -89,14 +91,14 @@ def test_more_names_than_features_are_refused(model, tmp_path):
         write_bundle(tmp_path / "b", model.classifier, spec(("a", "b")))
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "model.cbm", "model.onnx"])
+@pytest.mark.parametrize("name", ["bundle.json", "model.cbm", "model.onnx", "contributions.npz"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(BundleError, match=f"{name} is missing"):
         Bundle.load(folder)
 
 
-@pytest.mark.parametrize("name", ["model.cbm", "model.onnx"])
+@pytest.mark.parametrize("name", ["model.cbm", "model.onnx", "contributions.npz"])
 def test_a_changed_or_shortened_file_is_named(folder, name):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -149,3 +151,11 @@ def test_a_graph_that_onnxruntime_cannot_read_is_refused(folder):
     edit(folder, lambda content: content["files"].update({"model.onnx": digest}))
     with pytest.raises(BundleError, match="onnxruntime cannot read it"):
         Bundle.load(folder)
+
+
+def test_contributions_of_a_folder_from_before_they_were_written_come_from_the_model(folder, values):
+    row = values[0]
+    kept = Bundle.load(folder).contributions.of_row(row)
+    (folder / "contributions.npz").unlink()
+    edit(folder, lambda content: content["files"].pop("contributions.npz"))
+    assert np.array_equal(Bundle.load(folder).contributions.of_row(row), kept)

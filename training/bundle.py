@@ -1,8 +1,9 @@
 """Everything that is served, as one folder without pickles: trees, calibration, feature order, policy.
 
     bundle.json   what it is, and the digests of the files beside it
-    model.cbm     CatBoost's own format (importances, reasons, further training)
+    model.cbm     CatBoost's own format (importances, further training)
     model.onnx    the same trees for serving; answers the same bits for a row alone and in a batch
+    contributions.npz  what each feature adds in each leaf, for reasons; folders written before it was have none
 
 MLflow loads it through ``_load_pyfunc`` (``loader_module="training.bundle"``).
 """
@@ -20,13 +21,15 @@ import onnxruntime
 import pandas as pd
 
 from training.calibration import Calibration
+from training.contributions import Contributions, contributions_of
 from training.policy import Decision, Policy
 from training.rules import RuleList, request_columns
 
 __all__ = ["Bundle", "BundleError", "BundleSpec", "write_bundle"]
 
 FORMAT: Final = 1
-_FILES: Final = ("model.cbm", "model.onnx")
+_CONTRIBUTIONS: Final = "contributions.npz"
+_FILES: Final = ("model.cbm", "model.onnx", _CONTRIBUTIONS)
 _ROWS_AT_ONCE: Final = 65_536
 
 FloatArray = npt.NDArray[np.float64]
@@ -86,9 +89,10 @@ def write_bundle(folder: Path, classifier: Any, spec: BundleSpec) -> Path:
     """Write a fitted CatBoost ``classifier`` and its ``spec`` to ``folder``; ``bundle.json`` comes last.
 
     Raises:
-        ValueError: the classifier has another number of features than ``spec``.
+        ValueError: the classifier has another number of features than ``spec``, or trees deeper than
+            ``training.contributions.MAX_DEPTH``.
     """
-    from training.onnx_export import export_onnx
+    from training.onnx_export import export_onnx, trees_of
 
     width = len(classifier.feature_names_)
     if width != len(spec.feature_names):
@@ -98,6 +102,7 @@ def write_bundle(folder: Path, classifier: Any, spec: BundleSpec) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     classifier.save_model(str(folder / "model.cbm"))
     export_onnx(classifier, folder / "model.onnx")
+    contributions_of(trees_of(classifier)).save(folder / _CONTRIBUTIONS)
     files = {name: _digest(folder / name) for name in _FILES}
     content = {"format": FORMAT, **spec.as_dict(), "files": files}
     (folder / "bundle.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -111,6 +116,7 @@ class Bundle:
         self.spec = spec
         self.folder = folder
         self._session = session
+        self._contributions: Contributions | None = None
 
     @classmethod
     def load(cls, folder: Path | str) -> "Bundle":
@@ -176,6 +182,13 @@ class Bundle:
         """
         return self.spec.calibration.probability(self.margin(values))
 
+    @property
+    def contributions(self) -> Contributions:
+        """What each feature adds to the margin; read when first asked for."""
+        if self._contributions is None:
+            self._contributions = _read_contributions(self.folder)
+        return self._contributions
+
     def decide(self, score: float, amount_usd_cents: int) -> Decision:
         """The policy's decision on a calibrated score."""
         return self.spec.policy.decide(score, amount_usd_cents)
@@ -230,14 +243,27 @@ def _read_spec(folder: Path) -> BundleSpec:
         raise BundleError(
             f"{file}: it is not of format {FORMAT}; load it with the version that wrote it, or train anew"
         )
+    files = content.get("files", {})
     for name in _FILES:
-        _check_file(folder / name, str(content.get("files", {}).get(name)))
+        if name in files or name != _CONTRIBUTIONS:
+            _check_file(folder / name, str(files.get(name)))
     try:
         return BundleSpec.from_dict(content)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
             f"{file}: {error!r}: a field is missing or wrong; restore it or train anew"
         ) from error
+
+
+def _read_contributions(folder: Path) -> Contributions:
+    if (folder / _CONTRIBUTIONS).is_file():
+        return Contributions.load(folder / _CONTRIBUTIONS)
+    # Written before contributions were: a second or two, most of it to import CatBoost.
+    from catboost import CatBoostClassifier
+
+    from training.onnx_export import trees_of
+
+    return contributions_of(trees_of(CatBoostClassifier().load_model(str(folder / "model.cbm"))))
 
 
 def _check_file(file: Path, expected: str) -> None:

@@ -19,7 +19,7 @@ import onnx
 from catboost import CatBoost
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["export_onnx", "onnx_model"]
+__all__ = ["export_onnx", "onnx_model", "trees_of"]
 
 _GREATER_THAN = 3
 _SUM = 1
@@ -29,17 +29,27 @@ def export_onnx(model: CatBoost, path: Path) -> None:
     """Write ``model`` to ``path``: input ``features`` double[n, f], output ``margin`` double[n, 1].
 
     Raises:
-        ValueError: the model has features that are not numbers, or trees that are not oblivious.
+        ValueError: the model has features that are not numbers, trees that are not oblivious, or no split at all.
     """
     onnx.save(onnx_model(model), str(path))
 
 
 def onnx_model(model: CatBoost) -> onnx.ModelProto:
     """The graph of ``model``; see ``export_onnx``."""
+    trees = trees_of(model)
+    return _graph(trees, len(trees["features_info"]["float_features"]))
+
+
+def trees_of(model: CatBoost) -> dict[str, Any]:
+    """The model as CatBoost writes it in JSON: oblivious trees on numbers.
+
+    Raises:
+        ValueError: see ``export_onnx``.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.json"
         model.save_model(str(file), format="json")
-        trees = json.loads(file.read_text())
+        trees: dict[str, Any] = json.loads(file.read_text())
     features = trees["features_info"]
     if set(features) - {"float_features"} or "oblivious_trees" not in trees:
         raise ValueError(
@@ -48,7 +58,7 @@ def onnx_model(model: CatBoost) -> onnx.ModelProto:
         )
     if any(f["nan_value_treatment"] == "AsTrue" for f in features["float_features"]):
         raise ValueError("onnx: the model treats NaN as the largest value; train with nan_mode Min")
-    return _graph(trees, len(features["float_features"]))
+    return trees
 
 
 class _Nodes:
