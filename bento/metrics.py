@@ -1,10 +1,13 @@
-"""What the service counts, for Prometheus, in a registry of its own.
+"""What the service counts, for Prometheus: a few microseconds a request.
 
-BentoML's metrics are off, as they cost more than a decision does; these are a few microseconds a request.
+BentoML's metrics are off, as they cost more than a decision does. A scrape sums over all workers of the service, whichever
+answers it (see ``cells``).
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from itertools import pairwise
+
+from bento.cells import Cells
+from bento.counting import Meters, observe_each
 
 __all__ = ["STAGES", "Metrics"]
 
@@ -12,42 +15,42 @@ STAGES = ("parse", "features", "model", "record", "journal", "total")
 """The parts of a request, in their order; ``total`` is all of them, up to handing over the answer."""
 
 # Seconds: dense where one decision lies, then up to the server's timeout.
-_BUCKETS = (
+_SECONDS = (
     *(0.00002, 0.00005, 0.0001, 0.0002, 0.0003, 0.0004, 0.0005, 0.00075),
     *(0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
 )
+# Probabilities of fraud: dense near zero, where nearly all transactions lie.
+_SCORES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Metrics:
-    """One process's counters."""
+    """The counters of one process; over shared cells, a part of those of its service."""
 
-    def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        seconds = Histogram(
-            "fraud_stage_seconds",
-            "Time in each stage of scoring.",
-            ["stage"],
-            buckets=_BUCKETS,
-            registry=registry,
+    def __init__(self, cells: Cells | None = None) -> None:
+        self.cells = cells or Cells()
+        self._meters = meters = Meters(self.cells)
+        stages = meters.histogram(
+            "fraud_stage_seconds", "Time in each stage of scoring.", _SECONDS, ["stage"]
         )
-        self._stages = [seconds.labels(stage) for stage in STAGES]
-        self.decisions = Counter(
-            "fraud_decisions", "Decisions given.", ["decision", "degraded"], registry=registry
+        self._stages = [stages.labels(stage) for stage in STAGES]
+        self.scores = meters.histogram(
+            "fraud_score", "Probabilities of fraud, of scored transactions.", _SCORES
         )
-        self.repeats = Counter("fraud_repeats", "Requests answered from the journal.", registry=registry)
-        self.recorded = Counter("fraud_events_recorded", "Events recorded.", ["table"], registry=registry)
-        self.problems = Counter("fraud_problems", "Requests refused.", ["kind"], registry=registry)
-        self.errors = Counter("fraud_errors", "Failures inside the service.", ["part"], registry=registry)
-        self.backlog = Gauge(
-            "fraud_backlog_events", "Events that wait for the store to answer.", registry=registry
+        self.answers = meters.counter(
+            "fraud_answers", "Requests answered, problems included.", ["verb", "status"]
         )
+        self.decisions = meters.counter(
+            "fraud_decisions", "Decisions given; degraded is no, or why.", ["decision", "degraded"]
+        )
+        self.repeats = meters.counter("fraud_repeats", "Requests answered from the journal.")
+        self.recorded = meters.counter("fraud_events_recorded", "Events recorded.", ["table"])
+        self.problems = meters.counter("fraud_problems", "Requests refused.", ["kind"])
+        self.errors = meters.counter("fraud_errors", "Failures inside the service.", ["part"])
+        self.backlog = meters.gauge(
+            "fraud_backlog_events", "Events that wait for the store to answer.", over_workers=sum
+        )
+        self.model = meters.gauge("fraud_model_info", "1: it serves; 0: it did.", ["name", "version"])
         self._serving: tuple[str, str] | None = None
-        self.model = Gauge(
-            "fraud_model_info",
-            "1: it serves; 0: it did.",
-            ["name", "version"],
-            registry=registry,
-        )
 
     def serves(self, name: str, version: str) -> None:
         """Show which model serves from now on."""
@@ -58,10 +61,10 @@ class Metrics:
 
     def stages(self, ends_ns: list[int]) -> None:
         """Count one scored request; ``ends_ns``: its start and the end of each stage, monotonic."""
-        for index in range(1, len(ends_ns)):
-            self._stages[index - 1].observe((ends_ns[index] - ends_ns[index - 1]) / 1e9)
-        self._stages[-1].observe((ends_ns[-1] - ends_ns[0]) / 1e9)
+        seconds = [(end - start) / 1e9 for start, end in pairwise(ends_ns)]
+        seconds.append((ends_ns[-1] - ends_ns[0]) / 1e9)
+        observe_each(self._stages, seconds)
 
     def exposition(self) -> tuple[bytes, str]:
         """The text to scrape, and its media type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+        return self._meters.exposition()
