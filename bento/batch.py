@@ -7,15 +7,14 @@ from typing import Any
 from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bento.app import read_body, refuse
+from bento.exchange import read_body, refuse
 from bento.problem import Problem, problem
-from bento.request import MAX_TEXT, type_name
+from bento.request import type_name
+from bento.score_batch import FIELD, MAX_BATCH_BYTES, elements
 
-__all__ = ["BATCH_PATH", "MAX_BATCH_BYTES", "BatchBodies"]
+__all__ = ["BATCH_PATH", "BatchBodies"]
 
 BATCH_PATH = "/v1/score_batch"
-MAX_BATCH_BYTES = 1024 * 1024
-_FIELD = "transactions"
 
 
 class BatchBodies:
@@ -44,17 +43,8 @@ def _check(body: bytes) -> None:
     except ValueError as error:
         raise Problem("invalid-json", f"{error} of the body; send one JSON object") from None
     _check_object(given, None)
-    for name in given:
-        if name != _FIELD:
-            raise problem("unknown-field", name[:MAX_TEXT], f"it is not a field here; known is {_FIELD}")
-    if _FIELD not in given:
-        raise problem("missing-field", _FIELD, "it is missing; send a list of transactions")
-    if not isinstance(given[_FIELD], list):
-        raise problem(
-            "wrong-type", _FIELD, f"it must be a list of transactions, not {type_name(given[_FIELD])}"
-        )
-    for index, each in enumerate(given[_FIELD]):
-        _check_object(each, f"{_FIELD}[{index}]")
+    for index, each in enumerate(elements(given)):
+        _check_object(each, f"{FIELD}[{index}]")
 
 
 def _check_object(value: Any, path: str | None) -> None:

@@ -33,6 +33,7 @@ KINDS = {
     "missing-field": Kind(422, "A required field is missing"),
     "not-found": Kind(404, "There is nothing at this path"),
     "unavailable": Kind(503, "A part that the service needs does not answer"),
+    "unknown-decision": Kind(404, "No decision is known by this id"),
     "unknown-field": Kind(422, "A field is not known"),
     "unknown-transaction": Kind(422, "The transaction is not known here"),
     "wrong-type": Kind(422, "A field has the wrong type"),

@@ -192,6 +192,8 @@ def _record(
         "decision": decision,
         "model_name": None if champion is None else MODEL_NAME,
         "model_version": None if champion is None else champion.version,
+        # A frozen dataclass: its own dict, which nobody changes.
+        "policy": None if champion is None else vars(champion.bundle.spec.policy),
         "definitions_digest": None if champion is None else champion.bundle.definitions_digest,
         "feature_service": None if champion is None else champion.bundle.feature_service,
         "state_seen": seen.state_seen,

@@ -11,6 +11,7 @@ from typing import Any
 from bento.champion import MODEL_NAME, Champion, Champions
 from bento.following import Following
 from bento.history import NOTHING_FOUND, Found, History
+from bento.inspection import decision_document, features_document, find_decision
 from bento.kept import KeptChampion
 from bento.metrics import Metrics
 from bento.online import open_serving_store
@@ -22,9 +23,11 @@ from bento.request import (
     check_times,
     parse_chargeback,
     parse_json,
+    parse_question,
     parse_transaction,
     transaction_from,
 )
+from bento.score_batch import MAX_BATCH
 from bento.scoring import Reply, Scorer
 from bento.seen import DECISION, Seen
 from feature_repo.journal import Journal, now_us
@@ -33,9 +36,6 @@ from feature_repo.windows.event_values import LackingValueError
 from feature_repo.windows.live_recorder import LiveRecorder
 
 __all__ = ["MAX_BATCH", "Serving"]
-
-MAX_BATCH = 500
-"""Transactions in one batch: what is read and scored well within the server's timeout of a second."""
 
 _log = logging.getLogger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -104,11 +104,11 @@ class Serving:
         """Whether a champion serves: one that was brought in once stays until another takes its place."""
         return self.champions.current is not None
 
-    def answer(self, verb: str, body: bytes, started_ns: int, *found: Found) -> Reply:
-        """Do what ``POST`` to the route of ``verb`` (score, transaction, chargeback) says.
+    def answer(self, verb: str, body: Any, started_ns: int, *found: Found) -> Reply:
+        """Do what ``POST`` to the route of ``verb`` (score, transaction, chargeback, features) says.
 
         Args:
-            body: the request's.
+            body: the request's, or the decoded value if the verb is that of an element of a batch.
             started_ns: when it arrived, by ``time.perf_counter_ns``.
             found: what was looked up for it, if it was needed.
 
@@ -125,7 +125,31 @@ class Serving:
 
     def score(self, body: bytes, started_ns: int) -> Reply:
         """``POST /v1/score``: decide on a transaction, record it, journal what was seen."""
-        return self._scorer.score(parse_transaction(body, self._clock_us()), started_ns)
+        return self.element(parse_json(body), started_ns)
+
+    def element(self, value: Any, started_ns: int) -> Reply:
+        """One element of ``POST /v1/score/batch``, decoded: as ``score``."""
+        return self._scorer.score(transaction_from(value, self._clock_us()), started_ns)
+
+    def features(self, body: bytes, started_ns: int) -> Reply:
+        """``POST /v1/features``: what the store says of these keys at this instant; recorded nowhere."""
+        row = parse_question(body, self._clock_us())
+        champion = self.champions.current
+        if champion is None:
+            raise problem("unavailable", None, self.champions.refused or "no champion serves")
+        return Reply(features_document(champion, self.recording, row))
+
+    def decision(self, transaction_id: str) -> dict[str, Any]:
+        """``GET /v1/decisions/{transaction_id}``: what was decided, and from what, as the journal has it.
+
+        Raises:
+            Problem: no decision is known by the id, or the journal cannot be read.
+        """
+        try:
+            return decision_document(find_decision(self.recording, transaction_id))
+        except OSError as error:
+            _log.error("the journal cannot be read", exc_info=error, extra={"transaction_id": transaction_id})
+            raise problem("unavailable", None, "the journal cannot be read; ask again in a moment") from error
 
     def transaction(self, body: bytes, started_ns: int) -> Reply:
         """``POST /v1/transactions``: record a transaction that is decided elsewhere."""
@@ -236,6 +260,8 @@ class Serving:
 
 _VERBS = {
     "score": Serving.score,
+    "element": Serving.element,
+    "features": Serving.features,
     "transaction": Serving.transaction,
     "chargeback": Serving.chargeback,
 }
