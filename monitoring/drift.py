@@ -10,35 +10,24 @@ open-ended), after zero and null (NaN) have been given bins of their own: for wi
 states («nothing happened», «no such event»), not magnitudes, and a jump in either is the most frequent sign
 of a broken feed.
 
-PSI is the sum over bins of ``(q - p) ln(q / p)``, p the training share and q the live one. With n training
-and m live rows and B bins it is not 0 without drift, but distributed as ``(1/n + 1/m)`` times chi-squared
-with B - 1 degrees of freedom, so its mean is ``(B - 1)(1/n + 1/m)`` (B. Yurdakul, «Statistical Properties of
-Population Stability Index», Western Michigan University, 2018). The customary bands (N. Siddiqi, «Credit Risk
-Scorecards», 2006) ignore that, and call 200 fresh rows a drift; here a band needs the excess over the mean to
-reach it and the PSI to be beyond chance. Rows of one customer resemble one another, so real chance is
-somewhat wider than this: the bands, not the test, keep large samples quiet.
+The index itself, and its bands, which take account of how many rows there are, are in ``training.stability``.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.stats import chi2
+
+from training.stability import Band, bin_counts, shift
 
 __all__ = ["Band", "ColumnProfile", "Drift", "Profile", "as_profile", "build_profile", "profile", "psi"]
 
 VERSION = 1
 BINS = 10
-SOME, LARGE = 0.1, 0.25
-# One false alarm in ten thousand comparisons: sixty features looked at daily raise one in half a year.
-CHANCE = 1e-4
-
-Band = Literal["none", "some", "large"]
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 class ColumnProfile(TypedDict):
@@ -137,7 +126,7 @@ def _profile_column(name: str, values: Floats) -> ColumnProfile:
             f"drift profile: {name} has shape {values.shape}; give one dimension of at least one row"
         )
     edges = _edges(values[~np.isnan(values) & (values != 0)])
-    counts = _count(edges, values)
+    counts = bin_counts(edges, values)
     return {
         "rows": int(values.size),
         "edges": edges.tolist(),
@@ -161,54 +150,22 @@ def _edges(values: Floats) -> Floats:
     return distinct[1:][np.diff(bins) > 0]
 
 
-def _count(edges: Floats, values: Floats) -> Ints:
-    """Rows by bin: the quantile bins in order, then zero, then null."""
-    null = np.isnan(values)
-    zero = values == 0
-    rest = values[~null & ~zero]
-    binned = np.bincount(np.searchsorted(edges, rest, side="right"), minlength=len(edges) + 1)
-    return np.concatenate([binned, [zero.sum(), null.sum()]]).astype(np.int64)
-
-
 def _drift(name: str, column: ColumnProfile, values: Floats) -> Drift:
     before = np.array([*column["counts"], column["zero"], column["null"]], dtype=np.int64)
-    now = _count(np.array(column["edges"], dtype=np.float64), values)
-    used = (before > 0) | (now > 0)
-    noise = 1 / column["rows"] + 1 / values.size
-    freedom = int(used.sum()) - 1
-    index = _psi(before[used], now[used])
-    expected = freedom * noise
-    limit = float(chi2.ppf(1 - CHANCE, freedom)) * noise if freedom else 0.0
+    now = bin_counts(np.array(column["edges"], dtype=np.float64), values)
+    found = shift(before, now)
     return Drift(
         name=name,
         rows=int(values.size),
-        psi=index,
-        expected=expected,
-        limit=limit,
-        band=_band(index - expected) if index > limit else "none",
+        psi=found.psi,
+        expected=found.expected,
+        limit=found.limit,
+        band=found.band,
         zero_before=column["zero"] / column["rows"],
         zero=float(now[-2] / values.size),
         null_before=column["null"] / column["rows"],
         null=float(now[-1] / values.size),
     )
-
-
-def _psi(before: Ints, now: Ints) -> float:
-    """PSI of two count vectors, finite though bins are empty.
-
-    An empty bin's share is taken as half a row, or as the other sample's share where that is smaller: so few
-    rows are no evidence against a share too small for them to show.
-    """
-    p, q = before / before.sum(), now / now.sum()
-    p_seen = np.where(before == 0, np.minimum(q, 0.5 / before.sum()), p)
-    q_seen = np.where(now == 0, np.minimum(p, 0.5 / now.sum()), q)
-    return float(np.sum((q_seen - p_seen) * np.log(q_seen / p_seen)))
-
-
-def _band(excess: float) -> Band:
-    if excess > LARGE:
-        return "large"
-    return "some" if excess > SOME else "none"
 
 
 def as_profile(document: Any) -> Profile:
