@@ -11,29 +11,21 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / "build"
 import pytest
 
 from feature_repo.store import apply_definitions, open_store
-from feature_repo.windows import embedded
+from tests.homes import fraud_home
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path):
     """An empty FRAUD_HOME; its Valkey server, if one was started, ends with the test."""
-    monkeypatch.setenv("FRAUD_HOME", str(tmp_path))
-    monkeypatch.delenv("FRAUD_REDIS", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield tmp_path
-    embedded.stop(tmp_path)
+    with fraud_home(tmp_path):
+        yield tmp_path
 
 
 @pytest.fixture(scope="module")
 def module_home(tmp_path_factory):
     """A FRAUD_HOME, and the Valkey server in it, for all tests of a module."""
-    path = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(path))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with fraud_home(tmp_path_factory.mktemp("home")) as path:
         yield path
-    embedded.stop(path)
 
 
 @pytest.fixture

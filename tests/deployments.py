@@ -1,25 +1,96 @@
-"""A small deployment for tests of the service: seeded events, state in Valkey, a champion quickly made."""
+"""A small deployment for tests of the service: seeded events, state in Valkey, a champion quickly made.
+
+How a test, or a module's fixture, comes by a real service process::
+
+    with deployed(tmp_path, *events(seed=5, count=400)) as store:
+        promote(registered(tmp_path / "first", store))
+        with running_service(tmp_path) as url:
+            httpx.post(f"{url}/v1/score", json=body_of(row))
+
+``running_service`` (``pipelines.serve``) takes some seconds to start. A test that needs no process opens ``Serving`` over the
+same deployment within its own (see test_service_scoring).
+"""
 
 import random
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import httpx
 import numpy as np
 import pyarrow as pa
 from catboost import CatBoostClassifier
 from deltalake import write_deltalake
 
 from feature_repo.lake import CHARGEBACKS, TRANSACTIONS
-from feature_repo.store import definitions_digest, service_features
+from feature_repo.settings import settings
+from feature_repo.store import apply_definitions, definitions_digest, open_store, service_features
+from tests.homes import fraud_home
 from training.bundle import BundleSpec, write_bundle
 from training.calibration import Calibration
 from training.policy import Policy
+from training.registry import register
 from training.rules import Rule, RuleList
+from training.tracking import connect, experiment_id
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 LOADED_UNTIL = START + timedelta(days=40)
 END = START + timedelta(days=50)
 SERVICE = "fraud_v1"
+PATIENCE_S = 40
+
+
+@contextmanager
+def deployed(home, transactions, chargebacks, *, more=lambda: (), loaded_until=LOADED_UNTIL):
+    """FRAUD_HOME is ``home``, a folder, with a lake, the definitions applied, and online state; no model yet.
+
+    Yields the feature store. What runs in ``home`` of its own accord, Valkey, has ended on leaving.
+
+    Args:
+        transactions, chargebacks: rows as ``events`` makes them.
+        more: makes the Feast objects to apply beside the project's own, once those are applied.
+        loaded_until: the end of the history that is loaded into the state; None loads none.
+    """
+    with fraud_home(home):
+        store = open_store()
+        fill_lake(settings().lake, transactions, chargebacks)
+        apply_definitions(store)
+        objects = list(more())
+        if objects:
+            store.apply(objects)
+        if loaded_until is not None:
+            store.materialize(START - timedelta(days=1), loaded_until)
+        yield store
+
+
+def registered(folder, store, **how):
+    """The version, in the model registry, of a bundle made in ``folder`` (see ``make_bundle``); it has no alias yet."""
+    client = connect()
+    run = client.create_run(experiment_id(client))
+    return register(make_bundle(folder, store, **how), run.info.run_id)
+
+
+def wait_for(condition, patience_s=PATIENCE_S):
+    """Return as soon as ``condition()`` is true; AssertionError if it is not in time."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def ready(url):
+    """Whether the service at ``url`` answers, and has a champion."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def worker_pid(home):
+    """The id of the process of a running service that scores: it writes the journal, so it must have journalled something."""
+    newest = max((home / "journal").glob("decisions-*.jsonl"), key=lambda path: path.stat().st_mtime)
+    return int(newest.stem.rsplit("-", 1)[1])
 
 
 def events(seed=1, count=1500):

@@ -12,7 +12,6 @@ from feature_repo import activity, definitions
 from feature_repo.settings import settings
 from feature_repo.sources import place, transactions
 from feature_repo.store import apply_definitions, open_store
-from feature_repo.windows import embedded
 from feature_repo.windows.derived import derive
 from feature_repo.windows.durations import format_duration
 from feature_repo.windows.live import incomplete
@@ -24,7 +23,8 @@ from pipelines.backfill import backfill
 from pipelines.cli import main
 from pipelines.plan import plan
 from pipelines.plan_table import tables
-from tests.deployments import SERVICE, events, fill_lake, make_bundle
+from tests.deployments import SERVICE, events, make_bundle
+from tests.deployments import deployed as deployment
 from tests.windows_project import online_client
 from training.registry import register, set_alias
 from training.tracking import connect, experiment_id
@@ -36,13 +36,7 @@ ROWS, CHARGEBACKS = events(count=400)
 def deployed(tmp_path_factory):
     """A home with a lake, applied definitions, and a champion of ``fraud_v1`` in the model registry."""
     home = tmp_path_factory.mktemp("plan")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(home))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        store = open_store()
-        fill_lake(settings().lake, ROWS, CHARGEBACKS)
-        apply_definitions(store)
+    with deployment(home, ROWS, CHARGEBACKS, loaded_until=None) as store:
         for version, kept in (("1", None), ("2", resolve_service(store, SERVICE).as_data())):
             bundle = make_bundle(home / "bundles" / version, store, definitions=kept)
             client = connect()
@@ -52,7 +46,6 @@ def deployed(tmp_path_factory):
         set_alias("challenger", "1")
         set_alias("champion", "2")
         yield home
-    embedded.stop(home)
 
 
 @pytest.fixture

@@ -9,17 +9,15 @@ import pytest
 
 from feature_repo.journal import read_decisions, read_events
 from feature_repo.settings import settings
-from feature_repo.store import apply_definitions, open_store
-from feature_repo.windows import embedded
+from feature_repo.store import open_store
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
 from pipelines.replay import ReplayReport, replay, run_replay
 from pipelines.replay import _open_events as open_events
 from pipelines.replay import _requests as requests
 from pipelines.serve import running_service
-from tests.deployments import END, LOADED_UNTIL, START, events, fill_lake, make_bundle
-from training.registry import load_version, promote, register
-from training.tracking import connect, experiment_id
+from tests.deployments import END, LOADED_UNTIL, START, deployed, events, fill_lake, registered
+from training.registry import load_version, promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=3)
 IN_STRETCH = [row for row in TRANSACTIONS if LOADED_UNTIL <= row["event_timestamp"] < END]
@@ -43,19 +41,9 @@ def test_the_stretch_has_late_events_ties_and_chargebacks():
 def deployment(tmp_path_factory):
     """A home with a lake, forty days of state, and a registered champion."""
     home = tmp_path_factory.mktemp("replay")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(home))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        store = open_store()
-        fill_lake(settings().lake, TRANSACTIONS, CHARGEBACKS)
-        apply_definitions(store)
-        store.materialize(START - timedelta(days=1), LOADED_UNTIL)
-        client = connect()
-        run = client.create_run(experiment_id(client))
-        promote(register(make_bundle(home / "bundle", store), run.info.run_id))
+    with deployed(home, TRANSACTIONS, CHARGEBACKS) as store:
+        promote(registered(home / "bundle", store))
         yield home
-    embedded.stop(home)
 
 
 @pytest.fixture(scope="module")

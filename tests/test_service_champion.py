@@ -7,25 +7,15 @@ import pytest
 
 from bento.champion import Champions
 from bento.kept import KeptChampion
-from feature_repo.settings import settings
-from feature_repo.store import apply_definitions, open_store
-from feature_repo.windows import embedded
-from tests.deployments import START, events, fill_lake, make_bundle
+from tests.deployments import START, deployed, events, make_bundle
 from training.bundle import Bundle
 
 
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory):
     """A home with a lake and definitions, and nothing in the online state."""
-    home = tmp_path_factory.mktemp("champion")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(home))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        store = open_store()
-        fill_lake(settings().lake, *events(count=50))
-        apply_definitions(store)
+    with deployed(tmp_path_factory.mktemp("champion"), *events(count=50), loaded_until=None) as store:
         yield store
-    embedded.stop(home)
 
 
 @pytest.fixture(scope="module")

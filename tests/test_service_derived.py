@@ -29,7 +29,7 @@ from feature_repo.lake import snapshot
 from feature_repo.on_demand import spending
 from feature_repo.settings import settings
 from feature_repo.sources import chargebacks, transactions
-from feature_repo.store import apply_definitions, open_store
+from feature_repo.store import open_store
 from feature_repo.windows import embedded
 from feature_repo.windows.derived import derive
 from feature_repo.windows.view import windowed_view
@@ -38,9 +38,8 @@ from pipelines.load_journal import load_journal
 from pipelines.parity import parity
 from pipelines.replay import replay
 from pipelines.serve import running_service
-from tests.deployments import END, LOADED_UNTIL, START, body_of, events, fill_lake, make_bundle
-from training.registry import promote, register
-from training.tracking import connect, experiment_id
+from tests.deployments import END, LOADED_UNTIL, START, body_of, deployed, events, registered
+from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=11, count=120)
 REPLAYED = [row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL]
@@ -77,22 +76,11 @@ def definitions():
 def home(tmp_path_factory):
     """A home with a lake, forty days of state, a champion that reads derived columns, and an event from before there were any."""
     folder = tmp_path_factory.mktemp("derived")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(folder))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        store = open_store()
-        fill_lake(settings().lake, TRANSACTIONS, CHARGEBACKS)
-        apply_definitions(store)
-        store.apply(definitions())
-        store.materialize(START - timedelta(days=1), LOADED_UNTIL)
+    with deployed(folder, TRANSACTIONS, CHARGEBACKS, more=definitions) as store:
         with closing(Journal(folder / "journal")) as journal:
             journal.event("transactions", OLDER)
-        client = connect()
-        run = client.create_run(experiment_id(client))
-        promote(register(make_bundle(folder / "model", store, service=SERVICE), run.info.run_id))
+        promote(registered(folder / "model", store, service=SERVICE))
         yield folder
-    embedded.stop(folder)
 
 
 def live_rows():

@@ -5,19 +5,24 @@ import os
 import signal
 import threading
 import time
-from datetime import timedelta
 
 import httpx
 import pytest
 
 from feature_repo.journal import read_decisions, read_events
-from feature_repo.settings import settings
-from feature_repo.store import apply_definitions, open_store
-from feature_repo.windows import embedded
+from feature_repo.store import open_store
 from pipelines.serve import running_service
-from tests.deployments import LOADED_UNTIL, START, body_of, events, fill_lake, make_bundle
-from training.registry import promote, register
-from training.tracking import connect, experiment_id
+from tests.deployments import (
+    LOADED_UNTIL,
+    body_of,
+    deployed,
+    events,
+    ready,
+    registered,
+    wait_for,
+    worker_pid,
+)
+from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=5, count=400)
 LATER = sorted(
@@ -25,29 +30,14 @@ LATER = sorted(
     key=lambda row: row["created_timestamp"],
 )
 IDS = iter(range(10**6))
-PATIENCE_S = 40
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A home with a lake, definitions and state; no champion yet."""
     folder = tmp_path_factory.mktemp("process")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(folder))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        store = open_store()
-        fill_lake(settings().lake, TRANSACTIONS, CHARGEBACKS)
-        apply_definitions(store)
-        store.materialize(START - timedelta(days=1), LOADED_UNTIL)
+    with deployed(folder, TRANSACTIONS, CHARGEBACKS):
         yield folder
-    embedded.stop(folder)
-
-
-def registered(home, name, **how):
-    client = connect()
-    run = client.create_run(experiment_id(client))
-    return register(make_bundle(home / name, open_store(), **how), run.info.run_id)
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +47,13 @@ def url(home):
         assert httpx.get(f"{base}/readyz").status_code == 503
         answer = httpx.post(f"{base}/v1/score", json=fresh()).json()
         assert (answer["decision"], answer["degraded"], answer["model"]) == ("review", "no-model", None)
-        promote(registered(home, "first"))
-        wait_for(lambda: httpx.get(f"{base}/readyz").status_code == 200)
+        promote(registered(home / "first", open_store()))
+        wait_for(lambda: ready(base))
         yield base
 
 
 def fresh(**changes):
     return body_of(LATER[0], transaction_id=f"fresh{next(IDS)}", **changes)
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def test_a_transaction_is_scored_by_the_champion(url):
@@ -195,7 +178,7 @@ def test_a_new_champion_takes_over_between_two_requests(url, home):
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        promote(registered(home, "second", seed=1))
+        promote(registered(home / "second", open_store(), seed=1))
         wait_for(lambda: httpx.get(f"{url}/v1/model").json()["version"] == "2")
         time.sleep(0.2)
     finally:
@@ -209,7 +192,7 @@ def test_a_new_champion_takes_over_between_two_requests(url, home):
 
 
 def test_a_champion_of_other_definitions_is_refused_and_logged(url, home):
-    promote(registered(home, "strange", digest="e" * 64))
+    promote(registered(home / "strange", open_store(), digest="e" * 64))
     wait_for(lambda: httpx.get(f"{url}/v1/model").json()["refused"] is not None)
     page = httpx.get(f"{url}/v1/model").json()
     assert (page["version"], page["ready"]) == ("2", True)
@@ -246,21 +229,8 @@ def test_a_killed_worker_forgets_nothing_that_it_answered(url, home):
     assert set(answered) <= journalled
     # BentoML's supervisor starts another worker: it answers again what the killed one has answered, and as the
     # alias still names a version that cannot serve, the one that served before goes on.
-    wait_for(lambda: alive(url))
+    wait_for(lambda: ready(url))
     request, first = list(answered.values())[-1]
     again = httpx.post(f"{url}/v1/score", json=request)
     assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
     assert httpx.post(f"{url}/v1/score", json=fresh()).json()["model"]["version"] == "2"
-
-
-def worker_pid(home):
-    """The process that writes the journal."""
-    newest = max((home / "journal").glob("decisions-*.jsonl"), key=lambda path: path.stat().st_mtime)
-    return int(newest.stem.rsplit("-", 1)[1])
-
-
-def alive(url):
-    try:
-        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
-    except httpx.TransportError:
-        return False

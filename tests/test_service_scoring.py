@@ -20,11 +20,11 @@ from bento.recording import PAUSE_S
 from bento.serving import MAX_BATCH, Serving
 from feature_repo.journal import read_decisions, read_events
 from feature_repo.settings import settings
-from feature_repo.store import apply_definitions, open_store
+from feature_repo.store import open_store
 from feature_repo.windows import embedded
 from feature_repo.windows.plan import OnlinePlan
 from pipelines.load_journal import load_journal
-from tests.deployments import LOADED_UNTIL, SERVICE, START, body_of, events, fill_lake, make_bundle
+from tests.deployments import LOADED_UNTIL, SERVICE, body_of, deployed, events, make_bundle
 from training.bundle import Bundle
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,23 +37,16 @@ LATER = sorted(
 
 
 @contextmanager
-def deployed(home):
-    """A home with a lake, definitions, forty days of state, and a bundle in ``home/bundle``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(home))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        store = open_store()
-        fill_lake(settings().lake, TRANSACTIONS, CHARGEBACKS)
-        apply_definitions(store)
-        store.materialize(START - timedelta(days=1), LOADED_UNTIL)
+def with_bundle(home):
+    """A deployment, and a bundle in ``home/bundle``."""
+    with deployed(home, TRANSACTIONS, CHARGEBACKS) as store:
         make_bundle(home / "bundle", store)
         yield home
-    embedded.stop(home)
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory):
-    with deployed(tmp_path_factory.mktemp("scoring")) as home:
+    with with_bundle(tmp_path_factory.mktemp("scoring")) as home:
         yield home
 
 
@@ -121,7 +114,7 @@ def test_served_features_are_the_offline_ones_to_the_bit(tmp_path):
     reported = [row for row in CHARGEBACKS if row["created_timestamp"] >= LOADED_UNTIL]
     arrivals = sorted([*LATER, *reported], key=lambda row: row["created_timestamp"])
     # In a home of its own: afterwards its states no longer reach back to where the other tests score.
-    with deployed(tmp_path), closing(opened(tmp_path)) as serving:
+    with with_bundle(tmp_path), closing(opened(tmp_path)) as serving:
         for row in arrivals:
             if "reason_code" in row:
                 sent = {name: value for name, value in row.items() if name != "event_day"}

@@ -5,27 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from feature_repo.store import definitions_digest, service_features
+from feature_repo.store import apply_definitions, definitions_digest, open_store, service_features
 from feature_repo.windows.plain_data import from_data, to_data
 from feature_repo.windows.resolve import Resolved, resolve_service, view_from_data, with_bases
 from feature_repo.windows.spec import Derived, ViewSpec
 
 
 @pytest.fixture(scope="module")
-def resolved(tmp_path_factory):
-    from feature_repo.store import apply_definitions, open_store
-    from feature_repo.windows import embedded
-
-    home = tmp_path_factory.mktemp("resolve")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(home))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        store = open_store()
-        apply_definitions(store)
-        found = resolve_service(store, "fraud_v1")
-        assert found.digest == definitions_digest(store, "fraud_v1")
-        assert found.feature_names == service_features(store.get_feature_service("fraud_v1"))
-    embedded.stop(home)
+def resolved(module_home):
+    store = open_store()
+    apply_definitions(store)
+    found = resolve_service(store, "fraud_v1")
+    assert found.digest == definitions_digest(store, "fraud_v1")
+    assert found.feature_names == service_features(store.get_feature_service("fraud_v1"))
     return found
 
 
