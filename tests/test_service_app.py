@@ -1,10 +1,9 @@
 """The routes' own rules, without a model: what is no request at all gets a problem document (RFC 9457)."""
 
-import asyncio
 import json
 import threading
+from urllib.parse import quote
 
-import httpx
 import pytest
 
 from bento.app import create_app
@@ -12,8 +11,7 @@ from bento.metrics import Metrics
 from bento.problem import KINDS, HistoryNeededError, Problem
 from bento.request import MAX_BODY_BYTES, parse_transaction
 from bento.scoring import Reply
-
-JSON = {"content-type": "application/json"}
+from tests.asgi import JSON, Client, problem_of
 
 
 class Answers:
@@ -35,6 +33,11 @@ class Answers:
         parse_transaction(body, 0)
         raise Problem("conflict", verb)
 
+    def decision(self, transaction_id):
+        if self.fail is not None:
+            raise self.fail
+        return {"transaction_id": transaction_id}
+
     def model(self):
         return {"name": "fraud"}
 
@@ -51,39 +54,9 @@ def client(serving):
     return Client(app)
 
 
-class Client:
-    """Requests to the app within this process."""
-
-    def __init__(self, app):
-        self.transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-
-    def request(self, method, path, **what):
-        async def send():
-            async with httpx.AsyncClient(transport=self.transport, base_url="http://service") as client:
-                return await client.request(method, path, **what)
-
-        return asyncio.run(send())
-
-    def get(self, path):
-        return self.request("GET", path)
-
-    def post(self, path, **what):
-        return self.request("POST", path, **what)
-
-
 async def in_chunks(body, size=1000):
     for at in range(0, len(body), size):
         yield body[at : at + size]
-
-
-def problem_of(answer):
-    assert answer.headers["content-type"] == "application/problem+json"
-    document = answer.json()
-    assert document["status"] == answer.status_code
-    kind = document["type"].removeprefix("/problems/")
-    assert (document["title"], document["status"]) == (KINDS[kind].title, KINDS[kind].status)
-    assert document["detail"]
-    return kind, document
 
 
 @pytest.mark.parametrize("media_type", [None, "text/plain", "application/x-www-form-urlencoded"])
@@ -114,15 +87,27 @@ def test_a_body_of_the_limit_is_read_whole_in_chunks(client):
     assert problem_of(answer)[0] == "missing-field"
 
 
-@pytest.mark.parametrize("path", ["/v1/score", "/v1/transactions", "/v1/chargebacks"])
-def test_another_method_is_told_the_right_one(client, path):
-    answer = client.get(path)
+@pytest.mark.parametrize(
+    ("method", "path", "right"),
+    [
+        ("GET", "/v1/score", "POST"),
+        ("GET", "/v1/score/batch", "POST"),
+        ("PUT", "/v1/features", "POST"),
+        ("GET", "/v1/transactions", "POST"),
+        ("DELETE", "/v1/chargebacks", "POST"),
+        ("POST", "/v1/decisions/t1", "GET, HEAD"),
+        ("POST", "/v1/model", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_the_right_one(client, method, path, right):
+    answer = client.request(method, path)
     kind, document = problem_of(answer)
-    assert (kind, answer.headers["allow"]) == ("method-not-allowed", "POST")
-    assert "POST" in document["detail"]
+    assert (kind, answer.headers["allow"]) == ("method-not-allowed", right)
+    assert right in document["detail"]
 
 
-@pytest.mark.parametrize("path", ["/v1/", "/v1/nothing", "/v1/score/1", "/problems/nothing"])
+@pytest.mark.parametrize("path", ["/v1/", "/v1/nothing", "/v1/score/1", "/v1/decisions", "/problems/nothing"])
 def test_an_unknown_path_is_told_the_known_ones(client, path):
     kind, document = problem_of(client.get(path))
     assert kind == "not-found"
@@ -149,6 +134,27 @@ def test_a_history_that_cannot_tell_is_a_problem(client, serving):
     serving.history = history
     answer = client.post("/v1/chargebacks", content=b"{}", headers=JSON)
     assert (answer.status_code, problem_of(answer)[0]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("transaction_id", ["t1", "a/b", "a b", "ü", "?", "batch"])
+def test_a_decision_is_asked_for_by_any_id(client, transaction_id):
+    answer = client.get(f"/v1/decisions/{quote(transaction_id, safe='')}")
+    assert answer.json() == {"transaction_id": transaction_id}
+
+
+def test_a_decision_that_cannot_be_given_is_a_problem_too(client, serving):
+    for kind in ("unknown-decision", "unavailable"):
+        serving.fail = Problem(kind, "why")
+        assert problem_of(client.get("/v1/decisions/t1"))[0] == kind
+    serving.fail = RuntimeError("the secret")
+    answer = client.get("/v1/decisions/t1")
+    assert (answer.status_code, problem_of(answer)[0]) == (500, "internal-error")
+    assert "the secret" not in answer.text
+
+
+def test_a_length_that_is_none_is_no_failure(client):
+    answer = client.post("/v1/score", content=b"{}", headers={**JSON, "content-length": "x"})
+    assert problem_of(answer)[0] == "missing-field"
 
 
 def test_every_problem_type_can_be_looked_up(client):
