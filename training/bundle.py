@@ -23,7 +23,7 @@ import pandas as pd
 from training.calibration import Calibration
 from training.contributions import Contributions, contributions_of
 from training.policy import Decision, Policy
-from training.rules import RuleList, request_columns
+from training.rules import REQUEST_COLUMNS, Rule, RuleList, request_columns
 
 __all__ = ["Bundle", "BundleError", "BundleSpec", "write_bundle"]
 
@@ -198,12 +198,17 @@ class Bundle:
 
         ``row`` needs ``amount_usd_cents`` and ``event_timestamp_us``; without either the answer is a review.
         """
-        amount, instant = row.get("amount_usd_cents"), row.get("event_timestamp_us")
-        if amount is None or instant is None:
+        columns = _request_columns(row)
+        if columns is None:
             return "review"
-        columns = request_columns(np.array([amount], np.int64), np.array([instant], np.int64))
-        rate = self.spec.fallback.rate({"amount_usd_cents": columns[:, 0], "hour_utc": columns[:, 1]})
-        return "approve" if self.decide(float(rate[0]), int(amount)) == "approve" else "review"
+        rate = self.spec.fallback.rate(columns)
+        decision = self.decide(float(rate[0]), int(row["amount_usd_cents"]))
+        return "approve" if decision == "approve" else "review"
+
+    def rule_without_model(self, row: Mapping[str, Any]) -> Rule | None:
+        """The rule by which ``decide_without_model`` decides on this row; None where none holds."""
+        columns = _request_columns(row)
+        return None if columns is None else self.spec.fallback.first(columns)
 
     def _run(self, values: FloatArray) -> FloatArray:
         # CatBoost compares values in 32 bits, so they are rounded before the 64-bit graph sees them.
@@ -253,6 +258,15 @@ def _read_spec(folder: Path) -> BundleSpec:
         raise BundleError(
             f"{file}: {error!r}: a field is missing or wrong; restore it or train anew"
         ) from error
+
+
+def _request_columns(row: Mapping[str, Any]) -> dict[str, FloatArray] | None:
+    """What the fallback's rules look at, of one row; None where the row does not say it."""
+    amount, instant = row.get("amount_usd_cents"), row.get("event_timestamp_us")
+    if amount is None or instant is None:
+        return None
+    columns = request_columns(np.array([amount], np.int64), np.array([instant], np.int64))
+    return {name: columns[:, place] for place, name in enumerate(REQUEST_COLUMNS)}
 
 
 def _read_contributions(folder: Path) -> Contributions:

@@ -63,6 +63,10 @@ class RuleList:
             open_rows &= ~hit
         return result
 
+    def first(self, columns: Mapping[str, FloatArray]) -> Rule | None:
+        """The first rule that holds for the only row of ``columns``."""
+        return next((rule for rule in self.rules if rule.holds(columns[rule.feature])[0]), None)
+
     def as_dict(self) -> dict[str, Any]:
         """The list as JSON-ready data."""
         return {"rules": [asdict(rule) for rule in self.rules], "otherwise": self.otherwise}
