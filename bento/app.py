@@ -58,8 +58,11 @@ class _Post:
             body = await read_body(scope, receive)
             reply = await _answered(serving, self._verb, body, started_ns)
         except Exception as error:  # whatever it is, the sender gets an answer
-            await refuse(send, failed(serving, scope["path"], error))
+            problem = failed(serving, scope["path"], error)
+            serving.metrics.answers.labels(self._verb, str(problem.status)).inc()
+            await refuse(send, problem)
         else:
+            serving.metrics.answers.labels(self._verb, "200").inc()
             again = ((b"idempotent-replayed", b"true"),) if reply.repeated else ()
             await send_answer(send, 200, JSON, reply.body, *again)
 

@@ -25,7 +25,7 @@ from itertools import accumulate
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["Cells", "Run", "read_cells", "service_folder"]
+__all__ = ["Cells", "Run", "service_folder", "shared_cells"]
 
 # Room for some hundred histograms: labels come from tables and from model versions, which are few.
 _NAMES_BYTES = _CELLS_BYTES = 128 * 1024
@@ -115,10 +115,10 @@ class Cells:
         """The runs of all workers of the service, the dead ones' too, as they are now."""
         if self._file is None or self.folder is None:
             return _runs(self._names, self.values, alive=True)
-        return read_cells(self.folder)
+        return _read(self.folder)
 
 
-def read_cells(folder: Path) -> list[Run]:
+def _read(folder: Path) -> list[Run]:
     """The runs in a folder of cells; a worker that comes up or goes just now may be missing."""
     found: list[Run] = []
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
@@ -129,26 +129,33 @@ def read_cells(folder: Path) -> list[Run]:
     return found
 
 
-def service_folder() -> Path | None:
+def shared_cells() -> Cells:
+    """Cells that the other workers of this service read; without a place for them, this process's own, which is logged."""
+    try:
+        return Cells(service_folder())
+    except OSError as error:
+        _log.warning("metrics cover one worker alone: %s", error)
+        return Cells()
+
+
+def service_folder() -> Path:
     """A folder for the workers of this service, in the folder for temporary files; those of services that ended are removed.
 
-    Workers of one service have the same parent process. None: it cannot be had, which is logged.
+    Workers of one service have the same parent process.
+
+    Raises:
+        OSError: it cannot be had.
     """
     parent = os.getppid()
     start = f"fraud-metrics-{os.getuid()}-"
     place = Path(tempfile.gettempdir())
     folder = place / f"{start}{parent}-{_started(parent)}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        about = folder.lstat()
-        if about.st_uid != os.getuid() or folder.is_symlink():
-            raise PermissionError(f"{folder} is another user's")
-        for other in place.glob(f"{start}*"):
-            if other != folder:
-                _remove_if_dead(other)
-    except OSError as error:
-        _log.warning("metrics cover one worker alone: %s", error)
-        return None
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
+        raise PermissionError(f"{folder}: it is not a folder of this user's; remove it")
+    for other in place.glob(f"{start}*"):
+        if other != folder:
+            _remove_if_dead(other)
     return folder
 
 

@@ -49,6 +49,27 @@ class Metrics:
         self.backlog = meters.gauge(
             "fraud_backlog_events", "Events that wait for the store to answer.", over_workers=sum
         )
+        self.ready = meters.gauge(
+            "fraud_ready_workers",
+            "Workers that decide by their model, from a store that answers.",
+            over_workers=sum,
+        )
+        self.store_up = meters.gauge(
+            "fraud_store_up", "1: the online store answers every worker; 0: it does not.", over_workers=min
+        )
+        self.known_until = meters.gauge(
+            "fraud_state_known_until_seconds",
+            "When the newest event in the online state became known, Unix time; a feed that has stopped shows here.",
+            ["source"],
+        )
+        self.loaded_until = meters.gauge(
+            "fraud_view_loaded_until_seconds",
+            "Up to when history is loaded into the state of a view that is read, Unix time; 0: none is.",
+            ["view"],
+        )
+        self.resident_bytes = meters.gauge(
+            "fraud_worker_resident_bytes", "Memory held by the worker that holds most."
+        )
         self.model = meters.gauge("fraud_model_info", "1: it serves; 0: it did.", ["name", "version"])
         self._serving: tuple[str, str] | None = None
 

@@ -97,6 +97,8 @@ class Scorer:
         ends.append(time.perf_counter_ns())
         self._metrics.stages(ends)
         self._metrics.decisions.labels(decision, seen.degraded or "no").inc()
+        if score is not None:
+            self._metrics.scores.observe(score)
         return Reply(answer(record))
 
     def _read(self, champion: Champion | None, transaction: Transaction) -> _Seen:

@@ -13,7 +13,9 @@ from starlette.responses import Response
 
 from bento.app import create_app
 from bento.batch import BATCH_PATH, BatchBodies
+from bento.cells import shared_cells
 from bento.logs import CANNOT_START, configure
+from bento.probes import Probes
 from bento.problem import MEDIA_TYPE, Problem
 
 __all__ = ["FraudScorer", "app"]
@@ -38,11 +40,12 @@ class FraudScorer:
 
     def __init__(self) -> None:
         # BentoML's supervisor imports this module too, and needs none of what takes seconds to import.
+        from bento.metrics import Metrics
         from bento.serving import Serving
 
         configure()
         try:
-            self._serving: Serving = Serving.open()
+            self._serving: Serving = Serving.open(metrics=Metrics(shared_cells()))
         except Exception as error:
             _log.critical("%s: %s", CANNOT_START, error)
             raise
@@ -68,4 +71,5 @@ class FraudScorer:
             return Response(error.body(), error.status, media_type=MEDIA_TYPE)  # type: ignore[return-value]
 
 
+FraudScorer.add_asgi_middleware(Probes, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(BatchBodies)  # type: ignore[attr-defined]

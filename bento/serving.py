@@ -10,11 +10,12 @@ from typing import Any
 
 from bento.champion import MODEL_NAME, Champion, Champions
 from bento.following import Following
+from bento.health import Health
 from bento.history import NOTHING_FOUND, Found, History
 from bento.inspection import decision_document, features_document, find_decision
 from bento.kept import KeptChampion
 from bento.metrics import Metrics
-from bento.online import open_serving_store
+from bento.online import online_client, open_serving_store
 from bento.problem import HistoryNeededError, problem
 from bento.recording import STORE_FAILURES, Recorded, Recording
 from bento.request import (
@@ -53,7 +54,9 @@ class Serving:
         clock_us: Callable[[], int],
         following: Following,
         history: History,
+        health: Health,
     ) -> None:
+        self.health = health
         self.champions, self.recording, self.metrics = champions, recording, metrics
         self.following = following
         self._clock_us, self._history = clock_us, history
@@ -61,24 +64,31 @@ class Serving:
         champions.on_change = lambda champion: _show(metrics, champion)
 
     @classmethod
-    def open(cls, champions: Champions | None = None, clock_us: Callable[[], int] = now_us) -> "Serving":
+    def open(
+        cls,
+        champions: Champions | None = None,
+        clock_us: Callable[[], int] = now_us,
+        metrics: Metrics | None = None,
+    ) -> "Serving":
         """Open store and journal under the current settings, bring in the champion, and follow its alias and the definitions.
 
         Args:
             champions: where they come from; None is the model registry.
             clock_us: this process's clock, microseconds since 1970 UTC.
+            metrics: where to count; None is for this process alone.
 
         Raises:
             ValueError: nothing is applied (run ``feast apply``). RedisError: the store does not answer.
         """
-        metrics = Metrics()
+        metrics = metrics or Metrics()
+        champions = champions or Champions(kept=KeptChampion(settings().home / "serving"))
         journal = Journal(settings().journal, clock_us)
         seen = Seen(settings().journal)
         store = open_serving_store()
         recorder = LiveRecorder.open(store)
         recording = Recording(recorder, journal, seen, metrics, clock_us)
         serving = cls(
-            champions or Champions(kept=KeptChampion(settings().home / "serving")),
+            champions,
             recording,
             metrics,
             clock_us,
@@ -86,23 +96,27 @@ class Serving:
                 recorder, lambda: serving.champions.reads, lambda: serving.champions.definitions_changed()
             ),
             History(store),
+            Health(champions, online_client(store), store.project, metrics),
         )
         serving.champions.refresh()
         serving.champions.start()
         serving.following.start()
+        serving.health.start()
         return serving
 
     def close(self) -> None:
         """Stop following alias and definitions; sync and close the journal."""
         self.champions.stop()
         self.following.stop()
+        self.health.stop()
         self.recording.seen.close()
         self.recording.journal.close()
+        self.metrics.cells.close()
 
     @property
     def ready(self) -> bool:
-        """Whether a champion serves: one that was brought in once stays until another takes its place."""
-        return self.champions.current is not None
+        """Whether it decides by its model: a champion serves, and the store answers."""
+        return self.health.not_ready() is None
 
     def answer(self, verb: str, body: Any, started_ns: int, *found: Found) -> Reply:
         """Do what ``POST`` to the route of ``verb`` (score, transaction, chargeback, features) says.

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from bento.cells import Cells, service_folder
+from bento.cells import Cells, service_folder, shared_cells
 from bento.counting import Meters
 from bento.metrics import STAGES, Metrics
 
@@ -201,5 +201,6 @@ def test_a_folder_that_someone_else_laid_there_is_not_used(temporary, caplog):
     (temporary / "elsewhere").mkdir()
     folder.symlink_to(temporary / "elsewhere")
     with caplog.at_level(logging.WARNING):
-        assert service_folder() is None
+        shared_cells().run("things", ())
     assert "metrics cover one worker alone" in caplog.text
+    assert not list((temporary / "elsewhere").iterdir())
