@@ -14,6 +14,7 @@ from feature_repo.store import open_store
 from feature_repo.windows import embedded
 from feature_repo.windows.plan import OnlinePlan
 from pipelines.simulate import run
+from tests.homes import fraud_home
 
 VIEWS = {
     "customer_activity",
@@ -48,12 +49,8 @@ def output(started):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    path = tmp_path_factory.mktemp("cli")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(path / "home"))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        yield path / "home"
-    embedded.stop(path / "home")
+    with fraud_home(tmp_path_factory.mktemp("cli") / "home") as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -323,7 +323,7 @@ def test_what_cannot_be_answered_is_refused_before_anything_is_read(folder):
     job = store.get_historical_features(frame, ["one:amount"])
     with pytest.raises(FileNotFoundError, match="no Parquet file"):
         job.to_df()
-    with pytest.raises(ValueError, match="to_sql: no SQL query gives this result.*; call to_arrow"):
+    with pytest.raises(ValueError, match=r"to_sql: no SQL query gives this result.*; call to_arrow"):
         job.to_sql()
 
 

@@ -123,18 +123,6 @@ def truth(events, ask_key, ask_place, instant, known):
     return row
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    from feature_repo.windows import embedded
-
-    path = tmp_path_factory.mktemp("parity")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(path))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        yield path
-    embedded.stop(path)
-
-
 COUNTER = iter(range(10**6))
 
 
@@ -142,10 +130,10 @@ COUNTER = iter(range(10**6))
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
-def test_oracle_offline_online_and_plan_agree_to_the_bit(folder, data):
+def test_oracle_offline_online_and_plan_agree_to_the_bit(module_home, data):
     events = data.draw(streams(most=16))
     wanted = [(*ask, data.draw(st.sampled_from(["x", "y", "w"]))) for ask in data.draw(asks(events, most=4))]
-    store, once = build(folder, f"p{next(COUNTER)}", events)
+    store, once = build(module_home, f"p{next(COUNTER)}", events)
     loaded_until = data.draw(st.sampled_from([START + timedelta(seconds=s) for s in (0, 5, 40, 400)]))
     store.materialize(START - timedelta(days=30), loaded_until)
     recorder = EventRecorder.compile(store)

@@ -12,7 +12,6 @@ from feast.data_format import DeltaFormat
 from feast.feature_logging import LOG_TIMESTAMP_FIELD
 from feast.types import Int64, UnixTimestamp
 
-from feature_repo.windows import embedded
 from feature_repo.windows.pull import Pull, pull_sql
 from feature_repo.windows.sources import pinned
 from tests.windows_project import HOLDER, SCHEMA, START, at, event, project, write_events
@@ -21,18 +20,8 @@ DAY = 86400
 END = at(20)
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    path = tmp_path_factory.mktemp("plain")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(path))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        yield path
-    embedded.stop(path)
-
-
 @pytest.fixture(params=[False, True], ids=["every row pulled", "newest pulled"])
-def plain(home, tmp_path, request):
+def plain(module_home, tmp_path, request):
     """Makes a store with the plain view ``plain`` over a source of ``time`` and ``known``; Feast pulls in two ways."""
 
     def make(path, *, entities=(HOLDER,), push=False, columns=(("amount", Int64),), **options):

@@ -32,18 +32,8 @@ COUNTER = iter(range(10**6))
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    path = tmp_path_factory.mktemp("state")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(path))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        yield path
-    embedded.stop(path)
-
-
-@pytest.fixture(scope="module")
-def store(home):
-    source = events_source(home / "events.parquet")
+def store(module_home):
+    source = events_source(module_home / "events.parquet")
     view = view_of(source, EVERY, name="everything")
     hourly = view_of(
         source, {("count", ""): ["1h"], ("sum", "amount"): ["1h"]}, name="hourly", prefix="hourly"
@@ -52,7 +42,7 @@ def store(home):
         source, {("count", ""): ["1h"]}, name="large", prefix="large", where="amount >= 100", delay="10s"
     )
     service = FeatureService(name="service", features=[view, hourly, large])
-    return project(home, source, view, hourly, large, service)
+    return project(module_home, source, view, hourly, large, service)
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +126,13 @@ for number in range(first, first + count):
 """
 
 
-def test_two_processes_that_record_at_once_lose_nothing_and_double_nothing(home, store, plan, recorder, key):
+def test_two_processes_that_record_at_once_lose_nothing_and_double_nothing(
+    module_home, store, plan, recorder, key
+):
     config = {
         "project": "small",
         "provider": "local",
-        "registry": str(home / "small.db"),
+        "registry": str(module_home / "small.db"),
         "entity_key_serialization_version": 3,
         "offline_store": {"type": "feature_repo.windows.offline_store.WindowedOfflineStore"},
         "online_store": {"type": "feature_repo.windows.online_store.WindowedOnlineStore"},
@@ -230,10 +222,10 @@ def test_a_server_without_the_scripts_is_given_them(store, plan, recorder, key):
     assert ask(plan, key, at(30))[0]["all_events_count_1m"] == 8
 
 
-def test_a_server_that_was_restarted_has_every_event_and_takes_more(home, store, plan, recorder, key):
+def test_a_server_that_was_restarted_has_every_event_and_takes_more(module_home, store, plan, recorder, key):
     recorder.record("events", [event(1, 0, key=key, amount=5)])
-    assert embedded.stop(home)
-    embedded.ensure_running(home)
+    assert embedded.stop(module_home)
+    embedded.ensure_running(module_home)
     recorder.record("events", [event(2, 1, key=key, amount=7)])
     assert ask(plan, key, at(30))[0]["all_amount_sum_1m"] == 12
 
