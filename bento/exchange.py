@@ -66,7 +66,7 @@ async def send_answer(
 async def refuse(send: Send, error: Problem) -> None:
     """Answer with the problem's document."""
     again = ((b"retry-after", b"1"),) if error.status == 503 else ()
-    await send_answer(send, error.status, MEDIA_TYPE, error.body(), *again)
+    await send_answer(send, error.status, MEDIA_TYPE, error.body(), *again, *error.headers)
 
 
 def failed(serving: "Serving", path: str, error: Exception) -> Problem:

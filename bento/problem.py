@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bento.redaction import redact
+
 __all__ = ["KINDS", "MEDIA_TYPE", "PROBLEMS_PATH", "HistoryNeededError", "Kind", "Problem", "problem"]
 
 MEDIA_TYPE = "application/problem+json"
@@ -21,7 +23,10 @@ class Kind:
 
 KINDS = {
     "body-too-large": Kind(413, "The body is too large"),
+    "card-number": Kind(422, "A field holds a card number"),
     "conflict": Kind(409, "The id is taken by different content"),
+    "deadline-passed": Kind(503, "The request came too late to its turn"),
+    "forbidden": Kind(403, "The caller may not do this"),
     "history-dropped": Kind(422, "The state no longer reaches back so far"),
     "history-not-loaded": Kind(409, "What the service recorded is not history yet"),
     "in-the-future": Kind(422, "The time lies in the future"),
@@ -32,6 +37,9 @@ KINDS = {
     "method-not-allowed": Kind(405, "The path takes another method"),
     "missing-field": Kind(422, "A required field is missing"),
     "not-found": Kind(404, "There is nothing at this path"),
+    "overloaded": Kind(503, "Too many requests are being worked on"),
+    "rate-limited": Kind(429, "The key has sent too many requests"),
+    "unauthorized": Kind(401, "The caller is not known"),
     "unavailable": Kind(503, "A part that the service needs does not answer"),
     "unknown-decision": Kind(404, "No decision is known by this id"),
     "unknown-field": Kind(422, "A field is not known"),
@@ -47,11 +55,21 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
         kind: a key of ``KINDS``.
         detail: what is wrong here and what to do about it.
         field: the offending field, a path such as ``transactions[3].amount``; None where there is none.
+        headers: what the answer must have beside it, names in lower case.
+
+    Neither detail nor field tells a secret or a card number, whatever they quote.
     """
 
-    def __init__(self, kind: str, detail: str, field: str | None = None) -> None:
-        super().__init__(detail)
-        self.kind, self.detail, self.field = kind, detail, field
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        field: str | None = None,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        self.kind, self.detail, self.headers = kind, redact(detail), headers
+        self.field = None if field is None else redact(field)
+        super().__init__(self.detail)
 
     @property
     def status(self) -> int:

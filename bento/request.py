@@ -42,7 +42,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from bento.card_numbers import SHORTEST, holds_card_number
 from bento.problem import Problem, problem
+from bento.service_settings import ID_FIELDS, service_settings
 from feature_repo.currency import AMOUNT_LIMIT, as_amount, currencies, to_usd_cents
 from feature_repo.reason_codes import REASON_CODES
 
@@ -317,7 +319,23 @@ def _text(path: str, value: Any) -> str:
             path,
             f"{value!r} has characters that do not print, or spaces around it; remove them",
         )
+    if len(value) >= SHORTEST and holds_card_number(value):
+        _refuse_card_number(path)
     return value
+
+
+def _refuse_card_number(path: str) -> None:
+    """Refuse the value, unless the deployment says that ids of this field only look like card numbers."""
+    name = path.rpartition(".")[2]
+    if name in service_settings().numeric_ids:
+        return
+    if_id = f"; if ids here are digits and no card numbers, name {name} in FRAUD_NUMERIC_IDS"
+    raise problem(
+        "card-number",
+        path,
+        "it holds what looks like a card number, which is neither kept nor shown; send a token or an id in its place"
+        + (if_id if name in ID_FIELDS else ""),
+    )
 
 
 def _timestamp(path: str, value: Any) -> datetime:
