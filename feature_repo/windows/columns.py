@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,21 @@ from feature_repo.windows.transform import Reals
 
 Integers = NDArray[np.int64]
 _TILE = 64
+# Rows of a chunk: a multiple of 8, so that each chunk's bitmaps begin at a byte.
+_CHUNK = 32_768
 
 
 @njit(cache=True, nogil=True)
-def _turn(rows: Any, start: Any, end: Any, whole: Any, columns: Any, valid: Any, nulls: Any) -> None:
-    """Turn rows ``start`` to ``end`` of int64[r, a] into int64[a, r] with bitmaps of what is not null.
+def _turn(rows: Any, whole: Any, room: Any, valid: Any, nulls: Any) -> None:
+    """Turn int64[r, a] into int64[a, r] in the same memory, with bitmaps of what is not null. A float's null is any NaN.
 
-    ``start`` is a multiple of 8, so that ranges of rows can be turned at the same time. A float's null is any NaN.
+    Args:
+        room: int64[r * a] or more, to work in. valid: uint8[a, (r + 7) // 8]. nulls: int64[a], counts.
     """
-    outputs = rows.shape[1]
-    for tile in range(start, end, _TILE):
-        stop = min(tile + _TILE, end)
+    count, outputs = rows.shape
+    columns = room[: count * outputs].reshape((outputs, count))
+    for tile in range(0, count, _TILE):
+        stop = min(tile + _TILE, count)
         for a in range(outputs):
             missing = 0
             for first in range(tile, stop, 8):
@@ -41,23 +44,40 @@ def _turn(rows: Any, start: Any, end: Any, whole: Any, columns: Any, valid: Any,
                         bits |= 1 << (r - first)
                 valid[a, first >> 3] = bits
             nulls[a] += missing
+    rows.reshape(-1)[:] = room[: count * outputs]
 
 
-def arrow_columns(rows: Integers, whole: NDArray[np.bool_], pool: Executor, parts: int) -> Sequence[pa.Array]:
-    """The columns of int64[r, a] as Arrow arrays: int64 where ``whole``, else float64; the kernel's nulls are nulls."""
-    count, outputs = rows.shape
-    columns = np.empty((outputs, count), dtype=np.int64)
-    valid = np.empty((outputs, (count + 7) // 8), dtype=np.uint8)
-    edges = [*range(0, count, max(8, (count // parts + 7) // 8 * 8)), count]
-    nulls = [np.zeros(outputs, dtype=np.int64) for _ in edges]
-    ranges = list(zip(pairwise(edges), nulls, strict=False))
-    for done in [
-        pool.submit(_turn, rows, start, end, whole, columns, valid, missing)
-        for (start, end), missing in ranges
-    ]:
-        done.result()
-    missing = np.sum(nulls, axis=0)
-    return [_array(columns[a], valid[a], int(missing[a]), bool(whole[a])) for a in range(outputs)]
+def arrow_columns(
+    rows: Integers, whole: NDArray[np.bool_], pool: Executor, parts: int
+) -> list[pa.ChunkedArray]:
+    """The columns of int64[r, a] as Arrow's: int64 where ``whole``, else float64; the kernel's nulls are nulls.
+
+    The arrays lie where the rows were, turned chunk by chunk: memory for a second copy would cost more than to fill it.
+    """
+    count = len(rows)
+    starts = range(0, max(count, 1), _CHUNK)
+    share = -(-len(starts) // parts)
+    turning = [
+        pool.submit(_turned, rows, whole, starts[first : first + share])
+        for first in range(0, len(starts), share)
+    ]
+    chunks = [arrays for turned in turning for arrays in turned.result()]
+    return [pa.chunked_array(arrays) for arrays in zip(*chunks, strict=True)]
+
+
+def _turned(rows: Integers, whole: NDArray[np.bool_], starts: Sequence[int]) -> list[list[pa.Array]]:
+    """Of each chunk that begins at one of ``starts`` its columns."""
+    outputs = rows.shape[1]
+    room = np.empty(min(len(rows), _CHUNK) * outputs, dtype=np.int64)
+    found = []
+    for start in starts:
+        chunk = rows[start : start + _CHUNK]
+        valid = np.empty((outputs, (len(chunk) + 7) // 8), dtype=np.uint8)
+        nulls = np.zeros(outputs, dtype=np.int64)
+        _turn(chunk, whole, room, valid, nulls)
+        columns = chunk.reshape(outputs, len(chunk))
+        found.append([_array(columns[a], valid[a], int(nulls[a]), bool(whole[a])) for a in range(outputs)])
+    return found
 
 
 @njit(cache=True, nogil=True)

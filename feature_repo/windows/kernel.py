@@ -338,9 +338,16 @@ def _seen(known: Any, until: Any, i: Any, as_of: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _is_hidden(i: Any, hidden: Any) -> Any:
-    place = np.searchsorted(hidden, i)
-    return place < len(hidden) and hidden[place] == i
+def _is_hidden(i: Any, hidden: Any, begin: Any, end: Any) -> Any:
+    """Whether a row stands in ``hidden[begin:end]``, which ascends."""
+    place, beyond = begin, end
+    while place < beyond:
+        middle = (place + beyond) // 2
+        if hidden[middle] < i:
+            place = middle + 1
+        else:
+            beyond = middle
+    return place < end and hidden[place] == i
 
 
 @njit(cache=True, nogil=True)
@@ -437,35 +444,48 @@ def _extreme(
 @njit(cache=True, nogil=True)
 def _extremes(
     values: Any, base: Any, blocks: Any, c: Any, known: Any, until: Any, as_of: Any, least: Any, queue: Any, ends: Any,
-    lows: Any, highs: Any, hidden: Any, starts: Any, rows: Any, out: Any,
+    heads: Any, first: Any, mates: Any, program: Any, lows: Any, highs: Any, hidden: Any, starts: Any, rows: Any, out: Any,
 ) -> Any:  # fmt: skip
-    """Minima, or maxima. ``queue`` int64[n] and ``ends`` (head, tail, next row) go on from one group to the next."""
-    head, tail, following = ends[0], ends[1], ends[2]
+    """Minima, or maxima, of one column over several windows: aggregate ``first`` and its ``mates``.
+
+    The rows that no later one outdoes stand in one queue; each window begins at a place of its own in it. ``queue`` int64[n],
+    ``ends`` (tail, next row) and ``heads`` int64[a], an aggregate's first place, go on from one group to the next.
+    """
+    tail, following = ends[0], ends[1]
+    widest, a = program[first, 2], mates[first]
+    while a >= 0:
+        widest, a = max(widest, program[a, 2]), mates[a]
     for g in range(len(rows)):
-        lo, hi = lows[g], highs[g]
-        if following < lo:  # another key's
-            following, head = lo, tail
+        hi, lowest = highs[g], tail
+        following = max(following, lows[widest, g])  # what lies before is another key's
         while following < hi:
             value = _bound(values, blocks, c, base + following, least)
             if value != NULL:
-                while tail > head:
+                while tail > 0:
                     back = _bound(values, blocks, c, base + queue[tail - 1], least)
                     if back < value if least else back > value:
                         break
                     tail -= 1
+                lowest = min(lowest, tail)
                 queue[tail] = following
                 tail += 1
             following += 1
-        while head < tail and queue[head] < lo:
-            head += 1
-        best = NULL
-        if head < tail:
-            if starts[g + 1] > starts[g] and _is_hidden(queue[head], hidden[starts[g] : starts[g + 1]]):
-                best = _extreme(values, base, blocks, c, known, until, lo, hi, as_of[g], least)
-            else:
-                best = _bound(values, blocks, c, base + queue[head], least)
-        out[rows[g]] = best
-    ends[0], ends[1], ends[2] = head, tail, following
+        a = first
+        while a >= 0:
+            lo = lows[program[a, 2], g]
+            head = min(heads[a], lowest)
+            while head < tail and queue[head] < lo:
+                head += 1
+            heads[a] = head
+            best = NULL
+            if head < tail:
+                if _is_hidden(queue[head], hidden, starts[g], starts[g + 1]):
+                    best = _extreme(values, base, blocks, c, known, until, lo, hi, as_of[g], least)
+                else:
+                    best = _bound(values, blocks, c, base + queue[head], least)
+            out[rows[g], a] = best
+            a = mates[a]
+    ends[0], ends[1] = tail, following
 
 
 @njit(cache=True, nogil=True)
@@ -476,7 +496,7 @@ def _lasts(
     for g in range(len(rows)):
         lo, hi = lows[g], highs[g]
         i = last[hi - 1] if hi > lo else -1
-        while i >= lo and _is_hidden(i, hidden[starts[g] : starts[g + 1]]):
+        while i >= lo and _is_hidden(i, hidden, starts[g], starts[g + 1]):
             i = last[i - 1] if i > 0 else -1
         out[rows[g]] = _last_of(values, blocks, c, base + i) if i >= lo else NULL
 
@@ -489,7 +509,7 @@ def _firsts(
     for g in range(len(rows)):
         lo, hi = lows[g], highs[g]
         i = first[lo] if lo < hi else n
-        while i < hi and _is_hidden(i, hidden[starts[g] : starts[g + 1]]):
+        while i < hi and _is_hidden(i, hidden, starts[g], starts[g + 1]):
             i = first[i + 1] if i + 1 < n else n
         out[rows[g]] = _first_of(values, blocks, c, base + i) if i < hi else NULL
 
@@ -509,7 +529,7 @@ def _since_last(
 ) -> Any:
     for g in range(len(rows)):
         i = highs[g] - 1
-        while i >= lows[g] and _is_hidden(i, hidden[starts[g] : starts[g + 1]]):
+        while i >= lows[g] and _is_hidden(i, hidden, starts[g], starts[g + 1]):
             i -= 1
         found = np.nan
         if i >= lows[g]:
@@ -523,7 +543,7 @@ def _since_first(
 ) -> Any:
     for g in range(len(rows)):
         i = lows[g]
-        while i < highs[g] and _is_hidden(i, hidden[starts[g] : starts[g + 1]]):
+        while i < highs[g] and _is_hidden(i, hidden, starts[g], starts[g + 1]):
             i += 1
         out[rows[g]] = float(now[g] - times[i]) / _MICROSECONDS if i < highs[g] else np.nan
 
@@ -637,8 +657,14 @@ def _percent(function: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _needs(program: Any, columns: Any) -> Any:
-    """What each column is used for: sums, squares, ends, codes; bool[4, columns]. And how many queues, tallies and trees."""
+    """What is needed to compute a program.
+
+    Returns:
+        bool[4, columns], what each column is used for: sums, squares, ends, codes. int64[a], the next aggregate that shares a
+        minimum's or maximum's queue, -1 for none, and bool[a], whether it is the first. How many queues, tallies and trees.
+    """
     needs = np.zeros((4, columns), dtype=np.bool_)
+    mates, leads = np.full(len(program), -1), np.ones(len(program), dtype=np.bool_)
     queues = tallies = trees = 0
     for a in range(len(program)):
         function, c = program[a, 0], program[a, 1]
@@ -651,10 +677,13 @@ def _needs(program: Any, columns: Any) -> Any:
             needs[3, c] = True
             tallies += 1
         elif function == MIN or function == MAX:
-            queues += 1
+            for b in range(a):
+                if program[b, 0] == function and program[b, 1] == c and mates[b] < 0:
+                    mates[b], leads[a] = a, False
+            queues += leads[a]
         elif _percent(function) > 0:
             trees += 1
-    return needs, queues, tallies, trees
+    return needs, mates, leads, queues, tallies, trees
 
 
 @njit(cache=True, nogil=True)
@@ -790,7 +819,7 @@ def window_values(
         (status, key, column): status 0, or 1 if the sum of a column's values over a key could pass 2**63.
     """
     columns, lengths = len(values), len(windows)
-    needs, queues, tallies, trees = _needs(program, columns)
+    needs, mates, leads, queues, tallies, trees = _needs(program, columns)
     most = 0
     key = first_key
     while key < end_key:
@@ -810,7 +839,8 @@ def window_values(
     queue = np.empty((queues, room if queues else 1), dtype=np.int64)
     tally = np.empty((tallies, room if tallies else 1), dtype=np.int64)
     tree = np.zeros((trees, BUCKETS + 1 if trees else 1), dtype=np.int64)
-    queue_ends = np.empty((queues, 3), dtype=np.int64)
+    queue_ends = np.empty((queues, 2), dtype=np.int64)
+    heads = np.empty(len(program), dtype=np.int64)
     tally_ends = np.empty((tallies, 3), dtype=np.int64)
     tree_ends = np.empty((trees, 3), dtype=np.int64)
     edges = np.empty(lengths + 3, dtype=np.int64)
@@ -853,6 +883,7 @@ def window_values(
         edges[:] = 0
         edges[lengths + 2] = batch
         queue_ends[:] = 0
+        heads[:] = 0
         tally_ends[:] = 0
         tree_ends[:] = 0
         tally[:, : n + 1] = 0
@@ -878,11 +909,12 @@ def window_values(
                         values[c, base : base + n], counts[c], sums[c], high[c], low[c], lo, highs, hidden, starts, to, r
                     )  # fmt: skip
                 elif function == MIN or function == MAX:
-                    _extremes(
-                        values, base, blocks, c, kn, un, as_of, function == MIN, queue[q], queue_ends[q], lo, highs, hidden,
-                        starts, to, w,
-                    )  # fmt: skip
-                    q += 1
+                    if leads[a]:
+                        _extremes(
+                            values, base, blocks, c, kn, un, as_of, function == MIN, queue[q], queue_ends[q], heads, a, mates,
+                            program, lows, highs, hidden, starts, to, whole,
+                        )  # fmt: skip
+                        q += 1
                 elif function == LAST:
                     _lasts(values, base, blocks, c, last[c], lo, highs, hidden, starts, to, w)
                 elif function == FIRST:

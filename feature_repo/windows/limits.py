@@ -38,9 +38,7 @@ def limits_of(config: Any, specs: Sequence[ViewSpec]) -> Limits:
         config: Feast's ``RepoConfig``; its ``offline_store.memory_limit`` counts.
     """
     memory = memory_bytes(getattr(config.offline_store, "memory_limit", None) or DEFAULT_MEMORY)
-    outputs = [len(spec.aggregates) for spec in specs]
-    # Results stand as rows, and of one view at a time as columns too.
-    row = _ROW_BYTES + 8 * (sum(outputs) + max(outputs, default=0))
+    row = _ROW_BYTES + 8 * sum(len(spec.aggregates) for spec in specs)
     return Limits(rows=max(memory * 3 // 10 // row, 1), events=max(memory // 5 // _EVENT_BYTES, 1))
 
 

@@ -1,8 +1,8 @@
 """Feast's DuckDB offline store, with windowed views computed exactly.
 
-Windowed views go to ``slabs.py``, plain views to one join each (``plain.py``), on-demand transforms to the same numpy functions
-that serve; ``retrieval.py`` puts them together. What plain views are materialized from is in ``pull.py``. A retrieval is lazy: but for a query of entity rows,
-which is run at once, nothing is read before its result is asked for.
+Windowed views go to ``slabs.py``, plain views to one join each (``plain.py``), on-demand transforms to the same numpy
+functions that serve; ``retrieval.py`` puts them together. What plain views are materialized from is in ``pull.py``. A retrieval
+is lazy: but for a query of entity rows, which is run at once, nothing is read before its result is asked for.
 """
 
 from collections.abc import Callable, Collection

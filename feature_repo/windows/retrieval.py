@@ -188,7 +188,7 @@ class Retrieval:
 
     def _windowed(
         self, rows: EntityRows, join_keys: Sequence[dict[str, str]], progress: Progress
-    ) -> list[dict[str, pa.Array]]:
+    ) -> list[dict[str, pa.ChunkedArray]]:
         if self._slabs is None:
             requests = self._requests(rows, join_keys)
             limits = limits_of(self._question.config, [request.spec for request in requests])

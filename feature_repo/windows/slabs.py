@@ -77,7 +77,7 @@ class Slabs:
 
     def answer(
         self, table: str, rows: int, progress: Progress = lambda done, total: None
-    ) -> list[dict[str, pa.Array]]:
+    ) -> list[dict[str, pa.ChunkedArray]]:
         """Every aggregate of each view for every row of a table, in row order.
 
         Args:
@@ -89,11 +89,7 @@ class Slabs:
         """
         outs = [np.empty((rows, len(request.spec.aggregates)), dtype=np.int64) for request in self.requests]
         self._fill(self._asked_rows(table), outs, progress)
-        found = []
-        for request in self.requests:
-            # Row by row and column by column at the same time is twice the memory, so one view after the other.
-            found.append(self._columns(request, outs.pop(0)))
-        return found
+        return [self._columns(request, out) for request, out in zip(self.requests, outs, strict=True)]
 
     def _asked_rows(self, table: str) -> AskedRows:
         """The rows of a table with ``__instant``, ``__known`` (microseconds) and ``__row``, by instant."""
@@ -133,8 +129,8 @@ class Slabs:
         for filled in filling:
             filled.result()
 
-    def _columns(self, request: Request, out: Integers) -> dict[str, pa.Array]:
-        """A filled result as Arrow columns by name."""
+    def _columns(self, request: Request, out: Integers) -> dict[str, pa.ChunkedArray]:
+        """A filled result, which becomes Arrow columns by name."""
         arrays = arrow_columns(out, request.spec.whole, self._pool, self._workers)
         return {a.name: array for a, array in zip(request.spec.aggregates, arrays, strict=True)}
 

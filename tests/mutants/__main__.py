@@ -1,6 +1,7 @@
 """Put each fault into a copy of the kernel, run the kernel's tests on it, and list which were noticed.
 
-Writes ``build/mutants.json``; exit code 1 if a fault that changes answers went unnoticed, or one that does not was noticed.
+Given names of the kernel's functions, only their faults. Writes ``build/mutants.json``; exit code 1 if a fault that changes
+answers went unnoticed, or one that does not was noticed.
 """
 
 import json
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -72,11 +74,12 @@ def _write(results: list[dict[str, object]]) -> None:
     (build / "mutants.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> int:
-    """Try every fault."""
+def main(functions: Sequence[str]) -> int:
+    """Try every fault, or those in some functions."""
     console = Console()
+    faults = [fault for fault in FAULTS if not functions or fault.at in functions]
     source = (ROOT / KERNEL).read_text(encoding="utf-8")
-    texts = [faulty(source, fault) for fault in FAULTS]
+    texts = [faulty(source, fault) for fault in faults]
     results = []
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
@@ -86,7 +89,7 @@ def main() -> int:
         if noticed_in(tree):
             console.print("The tests fail without any fault; mend that first.")
             return 1
-        for fault, text in track(list(zip(FAULTS, texts, strict=True)), "faults", console=console):
+        for fault, text in track(list(zip(faults, texts, strict=True)), "faults", console=console):
             (tree / KERNEL).write_text(text, encoding="utf-8")
             noticed = noticed_in(tree)
             good = noticed != bool(fault.why)
@@ -102,4 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

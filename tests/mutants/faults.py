@@ -56,6 +56,9 @@ FAULTS = [
     Fault("_hidden_from", "hidden[begin] < lo", "hidden[begin] <= lo"),
     Fault("_hidden_from", "hidden[begin] < lo", "False"),
     Fault("_is_hidden", "hidden[place] == i", "False"),
+    Fault("_is_hidden", "place = middle + 1", "place = middle + 2"),
+    Fault("_is_hidden", "beyond = middle", "beyond = middle - 1"),
+    Fault("_is_hidden", "place < end and", "place < end - 1 and"),
     # One key after another.
     Fault("_find_rows", "if begin + g >= instant_starts[key + 1]:", "if begin + g > instant_starts[key + 1]:"),
     Fault(
@@ -91,6 +94,17 @@ FAULTS = [
         "_extremes", "if back < value if least else back > value:", "if back <= value if least else back >= value:",
         "of equal values the older is kept as well: the queue is longer, its head the same value",
     ),
+    Fault("_extremes", "head = min(heads[a], lowest)", "head = heads[a]"),
+    Fault("_extremes", "head = min(heads[a], lowest)", "head = min(heads[a], tail)"),
+    Fault("_extremes", "lowest = min(lowest, tail)", "lowest = tail"),
+    Fault("_extremes", "max(widest, program[a, 2])", "program[first, 2]"),
+    Fault(
+        "_extremes", "max(following, lows[widest, g])", "following",
+        "rows that no window reaches any more enter the queue too, and each window passes over them",
+    ),
+    Fault("_extremes", "while tail > 0:", "while tail > 1:"),
+    Fault("_needs", "program[b, 0] == function and", "True and"),
+    Fault("_needs", "and program[b, 1] == c and", "and True and"),
     Fault("_extreme", "and _seen(known, until, i, as_of)", "and True"),
     Fault("_extreme", "range(lo, hi)", "range(lo + 1, hi)"),
     Fault("_extreme", "range(lo, hi)", "range(lo, hi - 1)"),
