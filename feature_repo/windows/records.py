@@ -211,8 +211,18 @@ def _sorted_already(times: Any, numbers: Any, begin: Any, end: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _order(times: Any, known: Any, numbers: Any, values: Any, begin: Any, end: Any) -> Any:
+def _gather(rows: Any, kept: Any, begin: Any) -> Any:
+    """Put the places ``kept`` of each row at ``begin`` and after; returns the place after them."""
+    end = begin + len(kept)
+    for row in range(len(rows)):
+        rows[row, begin:end] = rows[row][kept]
+    return end
+
+
+@njit(cache=True, nogil=True)
+def _order(fixed: Any, values: Any, begin: Any, end: Any) -> Any:
     """Put places ``begin:end`` in order of (time, number), of equals only the one known first; returns the end."""
+    times, known, numbers = fixed[0], fixed[1], fixed[2]
     order = np.argsort(numbers[begin:end], kind="mergesort")
     order = order[np.argsort(times[begin:end][order], kind="mergesort")] + begin
     kept, count = np.empty(end - begin, dtype=np.int64), 0
@@ -224,23 +234,17 @@ def _order(times: Any, known: Any, numbers: Any, values: Any, begin: Any, end: A
             continue
         kept[count] = i
         count += 1
-    kept = kept[:count]
-    times[begin : begin + count] = times[kept]
-    known[begin : begin + count] = known[kept]
-    numbers[begin : begin + count] = numbers[kept]
-    for c in range(len(values)):
-        values[c, begin : begin + count] = values[c][kept]
-    return begin + count
+    _gather(fixed, kept[:count], begin)
+    return _gather(values, kept[:count], begin)
 
 
 @njit(cache=True, nogil=True)
-def _order_versions(
-    times: Any, known: Any, numbers: Any, until: Any, void: Any, values: Any, begin: Any, end: Any, voids: Any
-) -> Any:
+def _order_versions(fixed: Any, void: Any, values: Any, begin: Any, end: Any, voids: Any) -> Any:
     """As ``_order``, of views with corrections: each version counts until the next of the event is known.
 
     Versions of one number with one known time are one delivery. Void ones are left out unless ``voids``.
     """
+    times, known, numbers, until = fixed[0], fixed[1], fixed[2], fixed[3]
     order = np.argsort(known[begin:end], kind="mergesort")
     order = order[np.argsort(numbers[begin:end][order], kind="mergesort")] + begin
     kept, count = np.empty(end - begin, dtype=np.int64), 0
@@ -257,15 +261,9 @@ def _order_versions(
     kept = kept[np.argsort(times[kept], kind="mergesort")]
     if not voids:
         kept = kept[void[kept] == 0]
-    count = len(kept)
-    times[begin : begin + count] = times[kept]
-    known[begin : begin + count] = known[kept]
-    numbers[begin : begin + count] = numbers[kept]
-    until[begin : begin + count] = until[kept]
-    void[begin : begin + count] = void[kept]
-    for c in range(len(values)):
-        values[c, begin : begin + count] = values[c][kept]
-    return begin + count
+    void[begin : begin + len(kept)] = void[kept]
+    _gather(fixed, kept, begin)
+    return _gather(values, kept, begin)
 
 
 @njit(cache=True, nogil=True)
@@ -297,7 +295,7 @@ def decode_bodies(
         begin, end, c = rooms[v], rooms[v + 1], columns[v]
         mine = values[cell : cell + c * (end - begin)].reshape((c, end - begin))
         cell += c * (end - begin)
-        t, k, n, u = fixed[0, begin:end], fixed[1, begin:end], fixed[2, begin:end], fixed[3, begin:end]
+        t, k, n, own = fixed[0, begin:end], fixed[1, begin:end], fixed[2, begin:end], fixed[:, begin:end]
         d, at = void[begin:end], 0
         for s in range(views[v], views[v + 1]):
             starts[s + v] = at
@@ -305,10 +303,10 @@ def decode_bodies(
             if last < 0:
                 return s, rooms, fixed, void, values, starts
             if versions[v]:
-                at = _order_versions(t, k, n, u, d, mine, at, last, voids)
+                at = _order_versions(own, d, mine, at, last, voids)
             elif _sorted_already(t, n, at, last):
                 at = last
             else:
-                at = _order(t, k, n, mine, at, last)
+                at = _order(own, mine, at, last)
         starts[views[v + 1] + v] = at
     return -1, rooms, fixed, void, values, starts
