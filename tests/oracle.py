@@ -61,6 +61,16 @@ def aggregate(function, column, events, instant):
     raise ValueError(function)
 
 
+def aggregates(spec, events, instant, known_as_of, key=0):
+    """Every output of a view for one key at one instant, in its order; ``events`` are those that pass its filter."""
+    return [
+        aggregate(
+            a.function, a.column, counted(events, key, instant, a.window_us, spec.delay_us, known_as_of), instant
+        )
+        for a in spec.aggregates
+    ]
+
+
 def middle(value):
     """What stands for a value in a percentile: itself below 64, else the middle of its 32nd part of a doubling."""
     magnitude = abs(value)

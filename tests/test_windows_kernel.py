@@ -62,18 +62,7 @@ def truth(spec, times, values, asks, known=None):
         {"id": i, "order": i, "key": 0, "time": t, "known": k, "amount": v}
         for i, (t, k, v) in enumerate(zip(times, known, values, strict=True))
     ]
-    return [
-        [
-            oracle.aggregate(
-                a.function,
-                a.column,
-                oracle.counted(events, 0, instant, a.window_us, spec.delay_us, known_as_of),
-                instant,
-            )
-            for a in spec.aggregates
-        ]
-        for instant, known_as_of in asks
-    ]
+    return [oracle.aggregates(spec, events, instant, known_as_of) for instant, known_as_of in asks]
 
 
 NUMBERS = spec_of("sum", "mean", "std", "min", "max")
