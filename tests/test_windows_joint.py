@@ -63,7 +63,7 @@ def without(plan, *dropped):
         for view in plan.state_views
     ]
     names = tuple(name for name in plan.feature_names if name not in dropped)
-    return OnlinePlan(plan._client, plan._project, views, plan.transforms, names, "older")
+    return OnlinePlan(plan.client, plan._project, views, plan.transforms, names, "older")
 
 
 def sent(client):
@@ -76,7 +76,7 @@ def sent(client):
 )
 def test_each_plan_answers_to_the_bit_what_it_answers_alone(store, names):
     first, second = plans(store, *names)
-    joint = JointPlan(online_client(store), first, second)
+    joint = JointPlan(first, second)
     joint.warm()
     asked = rows(60)
     assert first.read(asked).values.any(axis=0).sum() > 5
@@ -91,7 +91,7 @@ def test_each_plan_answers_to_the_bit_what_it_answers_alone(store, names):
 
 def test_one_round_trip_reads_every_state_once(store):
     first, second = plans(store, "fraud_v1", "published_v1")
-    joint, client = JointPlan(online_client(store), first, second), online_client(store)
+    joint, client = JointPlan(first, second), online_client(store)
     before = sent(client)
     joint.read(rows(1))
     risen = {name: calls - before.get(name, 0) for name, calls in sent(client).items()}
@@ -123,7 +123,7 @@ def test_definitions_that_differ_in_outputs_alone_read_one_state(store):
     dropped = "customer_transactions_count_7d"
     old = without(new, dropped)
     assert {v.spec.state_digest for v in old.state_views} == {v.spec.state_digest for v in new.state_views}
-    joint = JointPlan(online_client(store), old, new)
+    joint = JointPlan(old, new)
     assert asked_keys(joint, rows(1)) == 2 * len(new.state_views)
     asked = rows(20)
     for alone, together in zip((old.read(asked), new.read(asked)), joint.read(asked), strict=True):
@@ -137,8 +137,7 @@ def test_definitions_that_differ_in_outputs_alone_read_one_state(store):
 
 def test_what_is_shared_is_what_both_make_the_same_way(store):
     first, second = plans(store, "fraud_v1", "published_v1")
-    client = online_client(store)
-    assert JointPlan(client, first, first).shared == set(first.feature_names)
+    assert JointPlan(first, first).shared == set(first.feature_names)
     both = set(first.feature_names) & set(second.feature_names)
-    assert JointPlan(client, first, second).shared == both
+    assert JointPlan(first, second).shared == both
     assert 0 < len(both) < len(second.feature_names)

@@ -22,10 +22,10 @@ class JointPlan:
         shared: the features, by name, that are the same in both: made of the same views and requests in the same way.
     """
 
-    def __init__(self, client: Any, first: OnlinePlan, second: OnlinePlan) -> None:
+    def __init__(self, first: OnlinePlan, second: OnlinePlan) -> None:
         views = list(dict.fromkeys([*first.state_views, *second.state_views]))
         self._first, self._second = first, second
-        self._reader = StateReader(client, views)
+        self._reader = StateReader(first.client, views)
         self._of_first = [views.index(view) for view in first.state_views]
         self._of_second = [views.index(view) for view in second.state_views]
         windows, transforms = _same_windows(first, second), _same_transforms(first, second)

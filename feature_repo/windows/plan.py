@@ -58,7 +58,7 @@ class OnlinePlan:
         self.state_views = tuple(views)
         self.views = tuple(view.spec for view in views)
         self.join_keys = tuple(sorted({key for view in views for key in view.join_keys}))
-        self._client = client
+        self.client = client
         self._project = project
         self._reader = StateReader(client, views)
         self.transforms = tuple(transforms)
@@ -90,7 +90,7 @@ class OnlinePlan:
 
     def missing_state(self) -> list[str]:
         """Views into whose state no history was ever loaded under their present definition, or not all that it needs."""
-        return incomplete(self._client, self._project, self.views)
+        return incomplete(self.client, self._project, self.views)
 
     def warm(self) -> None:
         """Compile or load everything that the first request would; touches no state."""
