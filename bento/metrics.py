@@ -28,7 +28,7 @@ class Metrics:
 
     def __init__(self, cells: Cells | None = None) -> None:
         self.cells = cells or Cells()
-        self._meters = meters = Meters(self.cells)
+        self.meters = meters = Meters(self.cells)
         stages = meters.histogram(
             "fraud_stage_seconds", "Time in each stage of scoring.", _SECONDS, ["stage"]
         )
@@ -48,6 +48,12 @@ class Metrics:
         self.errors = meters.counter("fraud_errors", "Failures inside the service.", ["part"])
         self.backlog = meters.gauge(
             "fraud_backlog_events", "Events that wait for the store to answer.", over_workers=sum
+        )
+        self.journal_lag_bytes = meters.gauge(
+            "fraud_journal_lag_bytes", "Journalled, and not in the lake yet.", over_workers=sum
+        )
+        self.journal_lag_seconds = meters.gauge(
+            "fraud_journal_lag_seconds", "How long the oldest that is not in the lake yet has been journalled."
         )
         self.ready = meters.gauge(
             "fraud_ready_workers",
@@ -88,4 +94,4 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """The text to scrape, and its media type."""
-        return self._meters.exposition()
+        return self.meters.exposition()

@@ -48,7 +48,7 @@ def health(deployment):
 
 
 def metrics_of(health):
-    return shown(health._metrics._meters)
+    return shown(health._metrics.meters)
 
 
 def probe(health, path, method="GET"):
