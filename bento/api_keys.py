@@ -95,7 +95,10 @@ def load_keys(path: Path) -> dict[str, ApiKey] | None:
             f"API keys: {path}: others may write to it (mode {stat.S_IMODE(mode):o}); chmod 600 {path}"
         )
     try:
-        keys = [_from_dict(each) for each in json.loads(text)]
+        given = json.loads(text)
+        if not isinstance(given, list):
+            raise TypeError("no list")
+        keys = [_from_dict(each) for each in given]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"API keys: {path}: is not as `fraud keys` writes it ({error!r}); restore it"

@@ -11,12 +11,16 @@ from typing import Any
 import bentoml
 from starlette.responses import Response
 
+from bento.access import Access
 from bento.app import create_app
 from bento.batch import BATCH_PATH, BatchBodies
 from bento.cells import shared_cells
+from bento.gate import Gate
 from bento.logs import CANNOT_START, configure
 from bento.probes import Probes
 from bento.problem import MEDIA_TYPE, Problem
+from bento.service_settings import service_settings
+from bento.tracing import Tracing
 
 __all__ = ["FraudScorer", "app"]
 
@@ -45,6 +49,8 @@ class FraudScorer:
 
         configure()
         try:
+            app.state.access = Access(service_settings())
+            app.state.tracing = self._tracing = Tracing.of_environment()
             self._serving: Serving = Serving.open(metrics=Metrics(shared_cells()))
         except Exception as error:
             _log.critical("%s: %s", CANNOT_START, error)
@@ -59,8 +65,9 @@ class FraudScorer:
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        """Stop following the registry, and close the journal."""
+        """Stop following the registry, close the journal, and export what traces are left."""
         self._serving.close()
+        self._tracing.close()
 
     @bentoml.api(route=BATCH_PATH)
     def score_batch(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -71,5 +78,7 @@ class FraudScorer:
             return Response(error.body(), error.status, media_type=MEDIA_TYPE)  # type: ignore[return-value]
 
 
+# The first is the outermost.
+FraudScorer.add_asgi_middleware(Gate, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(Probes, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(BatchBodies)  # type: ignore[attr-defined]

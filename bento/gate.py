@@ -1,0 +1,79 @@
+"""The one way in: every request to the service, BentoML's own pages included, passes this middleware.
+
+Scoring is synchronous in the event loop, so a request waits while others are scored. The gate therefore yields once before
+it lets a request go on: all that have arrived by then are seen and counted, those beyond the limit are refused at once, and
+those whose time is up when their turn comes are refused before any work. Requests wait in the kernel too, where nobody sees
+them; that time is bounded by the same limit, for the loop never has more than so many to work on before it looks there.
+"""
+
+import asyncio
+
+from starlette.datastructures import State
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bento.access import Access
+from bento.exchange import refuse
+from bento.problem import Problem
+from bento.scopes import OPEN, scope_of
+from bento.tracing import Tracing
+
+__all__ = ["Gate"]
+
+
+class Gate:
+    """Middleware: lets requests in by ``state.access``, and follows them by ``state.tracing``.
+
+    Both, and ``state.serving``, are set when the service has started, which is before the first request.
+    """
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app, self._state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # there is none here
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        needed = scope_of(scope["path"]) if scope["type"] == "http" else OPEN
+        if needed is OPEN:
+            await self._app(scope, receive, send)
+            return
+        access: Access = self._state.access
+        headers = dict(scope["headers"])
+        arrived = access.monotonic()
+        try:
+            access.admit(needed, scope["path"], headers, scope.get("client"))
+        except Problem as error:
+            await self._refuse(send, error)
+            return
+        tracing: Tracing = self._state.tracing
+        access.in_flight += 1
+        try:
+            trace = tracing.begin(headers.get(b"traceparent"), scope)
+            if trace is None:
+                await self._in_turn(arrived, scope, receive, send)
+            else:
+                with trace:
+                    await self._in_turn(arrived, scope, receive, trace.answering(send))
+        finally:
+            access.in_flight -= 1
+
+    async def _in_turn(self, arrived: float, scope: Scope, receive: Receive, send: Send) -> None:
+        access: Access = self._state.access
+        await asyncio.sleep(0)
+        waited_s = access.monotonic() - arrived
+        if waited_s <= access.deadline_s:
+            await self._app(scope, receive, send)
+        else:
+            await self._refuse(send, _too_late(waited_s, access.deadline_s))
+
+    async def _refuse(self, send: Send, error: Problem) -> None:
+        self._state.serving.metrics.problems.labels(error.kind).inc()
+        await refuse(send, error)
+
+
+def _too_late(waited_s: float, deadline_s: float) -> Problem:
+    return Problem(
+        "deadline-passed",
+        f"nothing was done: it waited {waited_s * 1000:.0f} ms, and {deadline_s * 1000:.0f} ms are allowed; "
+        "send it again in a moment",
+    )
