@@ -35,7 +35,7 @@ def create_app() -> Starlette:
             Route("/v1/chargebacks", _Post("chargeback"), methods=["POST"]),
             Route("/v1/decisions/{transaction_id:path}", _decision, methods=["GET"]),
             Route("/v1/model", _model, methods=["GET"]),
-            Route("/v1/{path:path}", _no_such),
+            Route("/v1/{path:path}", _NoSuch()),
             Route(PROBLEMS_PATH + "/{kind}", _problem_kind, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
             # Before BentoML's own, so that its page at / shows all routes.
@@ -107,12 +107,14 @@ async def _problem_kind(request: Request) -> Response:
     return JSONResponse({"type": f"{PROBLEMS_PATH}/{name}", "title": kind.title, "status": kind.status})
 
 
-async def _no_such(request: Request) -> Response:
-    # This route takes every path, so those that are there with another method end here too.
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is Match.PARTIAL:
-            raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods))})
-    raise HTTPException(404)
+class _NoSuch:
+    """Takes every path and method, so those that are there with another method end here too."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for route in scope["app"].routes:
+            if route.matches(scope)[0] is Match.PARTIAL:
+                raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods))})
+        raise HTTPException(404)
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

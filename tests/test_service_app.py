@@ -38,6 +38,9 @@ class Answers:
             raise self.fail
         return {"transaction_id": transaction_id}
 
+    def explained(self, record):
+        return record
+
     def model(self):
         return {"name": "fraud"}
 
@@ -112,6 +115,8 @@ def test_an_unknown_path_is_told_the_known_ones(client, path):
     kind, document = problem_of(client.get(path))
     assert kind == "not-found"
     assert "/v1/score" in document["detail"]
+    if path.startswith("/v1/"):
+        assert problem_of(client.post(path))[0] == "not-found"
 
 
 def test_what_is_needed_of_history_is_looked_up_in_another_thread_until_it_is_there(client, serving):
