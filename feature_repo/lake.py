@@ -148,11 +148,11 @@ def parquet_sql(
         partitions: columns that stand in the files' paths, each with its DuckDB type.
         alike: all hold the same columns; else what some lack is null there.
     """
-    names = ", ".join(_literal(name) for name in files)
+    names = ", ".join(literal(name) for name in files)
     by_name = "" if alike else ", union_by_name=true"
     if not partitions:
         return f"read_parquet([{names}], hive_partitioning=false{by_name})"
-    types = ", ".join(f"{_literal(name)}: {kind}" for name, kind in partitions.items())
+    types = ", ".join(f"{literal(name)}: {kind}" for name, kind in partitions.items())
     return f"read_parquet([{names}], hive_partitioning=true, hive_types={{{types}}}{by_name})"
 
 
@@ -161,5 +161,6 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """A text as a SQL string."""
     return "'" + text.replace("'", "''") + "'"

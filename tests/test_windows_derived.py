@@ -243,12 +243,15 @@ def test_loads_one_after_the_other_give_what_one_load_gives(store, folder):
 
 
 def test_what_is_computed_for_a_retrieval_leaves_no_file(store, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(event_columns.tempfile, "tempdir", str(tmp_path))
+    """In a folder of any name."""
+    place = tmp_path / "o'clock"
+    place.mkdir()
+    monkeypatch.setattr(event_columns.tempfile, "tempdir", str(place))
     events, reports, wanted = seeded(10)
     write(folder, events, reports)
     offline(store, "all", wanted)
     store.materialize(EARLY, LATE)
-    assert not any(tmp_path.iterdir())
+    assert not any(place.iterdir())
 
 
 def test_what_is_taken_over_of_one_event_is_looked_up_as_history_has_it(store, folder):
@@ -483,10 +486,39 @@ def test_a_computed_column_called_as_one_of_the_source_is_refused(module_home, t
         offline(store, "view", ASK)
 
 
-def test_a_condition_called_as_a_derived_column_is_refused(module_home, tmp_path):
-    store = small(tmp_path, make=of_usual(), conditions={"ratio": "amount > 1"})
-    with pytest.raises(ValueError, match="view: column 'ratio': it is computed twice"):
-        offline(store, "view", ASK)
+def declared(make=None, **options):
+    """A view that is declared and no more."""
+    source = events_source("events.parquet")
+    usual = view_of(source, {("mean", "amount"): ["10s"]}, name="usual", prefix="usual")
+    made = make(usual) if make else {}
+    return view_of(source, {("sum", "ratio"): ["10s"]}, name="view", **options, **made)
+
+
+def test_a_condition_called_as_a_derived_column_is_refused_when_it_is_declared():
+    with pytest.raises(ValueError, match="view: column 'ratio': it is computed twice; give one of them"):
+        declared(of_usual(), conditions={"ratio": "amount > 1"})
+
+
+def test_derived_columns_of_one_name_are_refused_when_they_are_declared():
+    def make(usual):
+        return {
+            "derived": [column for name in ("ratio", "ratio") for column in of_usual(name)(usual)["derived"]]
+        }
+
+    with pytest.raises(ValueError, match="view: column 'ratio': it is computed twice; give one of them"):
+        declared(make)
+
+
+@pytest.mark.parametrize("name", ["id", "key", "time", "known"])
+def test_a_computed_column_called_as_a_key_an_id_or_a_time_is_refused_when_it_is_declared(name):
+    with pytest.raises(
+        ValueError, match=f"view: column '{name}': it is a column of source 'events'; give the"
+    ):
+        declared(conditions={name: "amount > 1"})
+    with pytest.raises(
+        ValueError, match=f"view: column '{name}': it is a column of source 'events'; give the"
+    ):
+        declared(of_usual(name))
 
 
 def test_a_source_that_is_not_registered_is_refused(module_home, tmp_path):

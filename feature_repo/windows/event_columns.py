@@ -24,7 +24,7 @@ from feast import RepoConfig
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.registry.base_registry import BaseRegistry
 
-from feature_repo.lake import parquet_sql, quote
+from feature_repo.lake import literal, parquet_sql, quote
 from feature_repo.windows.cuts import between_sql, counted, cuts, histogram_sql
 from feature_repo.windows.derived import Integers, decimals, features, stored, used
 from feature_repo.windows.event_scan import column_types, integers
@@ -33,7 +33,7 @@ from feature_repo.windows.limits import limits_of
 from feature_repo.windows.resolve import with_bases
 from feature_repo.windows.slabs import Request, Slabs
 from feature_repo.windows.sources import instant_sql, source_sql
-from feature_repo.windows.spec import Derived, ViewSpec
+from feature_repo.windows.spec import Derived, ViewSpec, check_computed
 from feature_repo.windows.transform import reals
 
 __all__ = ["EventColumns", "Wanted", "computes", "counted_sql", "recorded_sql", "sources_of"]
@@ -199,7 +199,7 @@ class EventColumns:
         if not conditions and not derived:
             return table
         types = column_types(self._connection, table)
-        _refuse_names(spec, types)
+        check_computed(spec, types)
         if derived:
             table = self._with_derived(members, derived, types)
         tests = "".join(f", ({text}) AS {quote(name)}" for name, text in conditions)
@@ -230,7 +230,7 @@ class EventColumns:
         path = self._path()
         self._connection.execute(
             f"COPY (SELECT e.*, {added} FROM {table} e LEFT JOIN ({first}) o ON CAST(e.{name} AS VARCHAR) = o.__id) "
-            f"TO '{path}' (FORMAT parquet)"
+            f"TO {literal(path)} (FORMAT parquet)"
         )
         return parquet_sql((path,))
 
@@ -394,16 +394,6 @@ def _meaning(wanted: Wanted) -> object:
     conditions, derived = used(wanted.spec)
     identity = (wanted.spec.event_id, wanted.spec.timestamp, wanted.spec.created)
     return wanted.table, identity, tuple(conditions), tuple(column.digest for column in derived)
-
-
-def _refuse_names(spec: ViewSpec, types: Mapping[str, str]) -> None:
-    computed = [name for name, _ in spec.conditions] + [column.name for column in spec.derived]
-    for name in computed:
-        if name in types or computed.count(name) > 1:
-            where = f"a column of source {spec.source!r}" if name in types else "computed twice"
-            raise ValueError(
-                f"{spec.view}: column {name!r}: it is {where}; give the computed one another name"
-            )
 
 
 def _require(spec: ViewSpec, names: Iterable[str], types: Mapping[str, Any]) -> None:

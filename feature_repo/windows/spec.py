@@ -7,6 +7,7 @@ look at Feast objects again, so a view means the same wherever it is computed.
 import hashlib
 import json
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from dataclasses import fields as dataclass_fields
 from datetime import timedelta
@@ -374,7 +375,28 @@ def _aggregate(view: str, declared: object) -> Aggregate:
     )
 
 
+def check_computed(spec: ViewSpec, source: Collection[str]) -> None:
+    """Refuse a computed column that is called as one of the ``source``'s columns, or as another computed one.
+
+    Raises:
+        ValueError: names it.
+    """
+    computed = [name for name, _ in spec.conditions] + [column.name for column in spec.derived]
+    for name in computed:
+        if name in source:
+            raise ValueError(
+                f"{spec.view}: column {name!r}: it is a column of source {spec.source!r}; "
+                "give the computed one another name"
+            )
+        if computed.count(name) > 1:
+            raise ValueError(
+                f"{spec.view}: column {name!r}: it is computed twice; give one of them another name"
+            )
+
+
 def _check(spec: ViewSpec) -> None:
+    # The other columns of the source are known once it is read.
+    check_computed(spec, (*spec.keys, spec.event_id, spec.timestamp, spec.created))
     names = [a.name for a in spec.aggregates]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
