@@ -21,6 +21,7 @@ from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.plan import StateReader, StateView
 from feature_repo.windows.recorder import windowed_specs
 from feature_repo.windows.state import to_microseconds
+from tests.timelines import moment
 from tests.windows_project import (
     HOLDER,
     at,
@@ -387,7 +388,20 @@ def test_a_load_before_any_recorder_ran_needs_nothing_of_them(small):
     client = online_client(store)
     assert not client.exists(live_key(store.project))
     assert incomplete(client, store.project, windowed_specs(store)) == []
-    assert timedelta(microseconds=LEASE_US) == timedelta(hours=1)
+
+
+def test_a_definition_is_kept_up_for_an_hour_after_it_was_last_read(small):
+    store, _, _ = small
+    (spec,), client, hour = windowed_specs(store), online_client(store), timedelta(hours=1)
+    before = server_clock(client)
+    claim(client, store.project, [spec])
+    until = moment(int(client.hget(live_key(store.project), f"until:{named(spec)}")))
+    assert before + hour <= until <= server_clock(client) + hour
+
+
+def server_clock(client):
+    seconds, micros = client.time()
+    return moment(seconds * 1_000_000 + micros)
 
 
 def test_what_was_loaded_stays_loaded_while_a_recorder_runs_and_no_longer(small):
