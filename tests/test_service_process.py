@@ -82,7 +82,7 @@ def test_a_second_delivery_gets_the_first_answer(url):
     [
         ({"amount": -1}, "amount"),
         ({"amount": None}, "amount"),
-        ({"currency": "XXX"}, "currency"),
+        ({"currency": "QQQ"}, "currency"),
         ({"event_timestamp": "2025-04-10T10:00:00"}, "event_timestamp"),
         ({"event_timestamp": "2125-04-10T10:00:00Z"}, "event_timestamp"),
         ({"customer_id": ""}, "customer_id"),
