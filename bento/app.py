@@ -80,7 +80,8 @@ async def _answered(serving: "Serving", verb: str, body: bytes, started_ns: int)
 async def _decision(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     try:
-        return JSONResponse(serving.decision(request.path_params["transaction_id"]))
+        record = serving.decision(request.path_params["transaction_id"])
+        return JSONResponse(await asyncio.to_thread(serving.explained, record))
     except Exception as error:  # as above
         found = failed(serving, request.url.path, error)
         return Response(found.body(), found.status, media_type=MEDIA_TYPE)

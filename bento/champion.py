@@ -17,6 +17,7 @@ from feast.errors import FeastObjectNotFoundException
 
 from bento.kept import KeptChampion
 from bento.online import open_serving_store
+from bento.reasons import explain
 from feature_repo.windows.live import claim
 from feature_repo.windows.plan import FAR_AHEAD_US, OnlinePlan
 from feature_repo.windows.resolve import Resolved, resolve_service
@@ -121,8 +122,9 @@ def _own(bundle: Bundle, why: str) -> tuple[Resolved | None, str]:
 def _warm(bundle: Bundle, plan: OnlinePlan) -> None:
     columns = {**dict.fromkeys(plan.join_keys, ""), **dict.fromkeys(plan.request_columns, 1)}
     row = {**columns, "event_timestamp_us": FAR_AHEAD_US, "amount_usd_cents": 1}
-    score = float(bundle.score(plan.read([row]).values)[0])
-    bundle.decide(score, 1)
+    values = plan.read([row]).values
+    bundle.decide(float(bundle.score(values)[0]), 1)
+    explain(bundle, values[0], "review", 1)
     bundle.decide_without_model(row)
 
 

@@ -115,6 +115,10 @@ _MODEL = _object({"name": _TEXT, "version": _TEXT})
 _FEATURES = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
 _STATE_SEEN = {
     "type": "object",
+def _list_of_any(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema}
+
+
     "additionalProperties": _COUNT,
     "description": "for each view, how many events the state of its key held",
 }
@@ -133,6 +137,18 @@ _ANSWERED = {
         }
     ),
     "WhatIf": _object({"transaction_id": _TEXT, "decision": _DECISION, "score": _SCORE, "model": _MODEL}),
+_REASON = _object(
+    {
+        "code": _TEXT,
+        "direction": {**_TEXT, "description": "raises or lowers the score, or rule"},
+        "sentence": _TEXT,
+        "contribution": {
+            **_maybe({"type": "number"}),
+            "description": "log-odds added to the score; null of rules",
+        },
+        "features": {"type": "array", "items": _TEXT, "description": "those that weigh most in it"},
+    }
+)
     "Recorded": _object(
         {
             "transaction_id": _TEXT,
@@ -141,6 +157,10 @@ _ANSWERED = {
         }
     ),
     "Features": _object(
+            "reasons": {
+                **_maybe(_list_of_any(_TEXT)),
+                "description": "why it was not approved, weightiest first",
+            },
         {
             "event_timestamp": _INSTANT,
             "known_as_of": _INSTANT,
@@ -180,6 +200,7 @@ _ANSWERED = {
             "refused": {**_maybe(_TEXT), "description": "why the version that is wanted does not serve"},
             "name": _TEXT,
             "version": _maybe(_TEXT),
+            "reasons": _list_of_any(_REASON),
             "feature_service": _TEXT,
             "definitions_digest": _TEXT,
             "features": {"type": "array", "items": _TEXT},

@@ -77,7 +77,7 @@ class _Explainer:
         """Of an approval what speaks against fraud, else what speaks for it."""
         sign, direction = (-1.0, "lowers") if decision == "approve" else (1.0, "raises")
         moved = self._slope * self._contributions.of_row(row)
-        sums = np.bincount(self._groups[direction], weights=moved)
+        sums: FloatArray = np.bincount(self._groups[direction], weights=moved)  # type: ignore[assignment]
         found = [self._reason(direction, place, moved, sums) for place in _weightiest(sign * sums)]
         if decision != "approve" and self._bundle.decide(self._ordinary, amount_usd_cents) != "approve":
             found.insert(0, _rule("AMOUNT_AT_STAKE"))

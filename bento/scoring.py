@@ -12,6 +12,7 @@ import numpy as np
 
 from bento.champion import MODEL_NAME, Champion, Champions
 from bento.metrics import Metrics
+from bento.reasons import codes_of, explain, explain_rules
 from bento.recording import Recording
 from bento.request import Transaction
 from bento.seen import DECISION, content_digest
@@ -89,6 +90,7 @@ class Scorer:
         known_us = recording.record_scored({**event, "scored_timestamp": _scored(transaction, seen)}, digest)
         ends.append(time.perf_counter_ns())
         record = _record(transaction, digest, champion, seen, score, decision)
+        record["reasons"] = self._reasons(champion, transaction, seen, score, decision)
         record["created_timestamp_us"] = known_us
         record["latency_us"] = (time.perf_counter_ns() - started_ns) // 1000
         record["decided_at_us"] = self._clock_us()
@@ -132,6 +134,26 @@ class Scorer:
                 seen.degraded = "model-failed"
         return None, champion.bundle.decide_without_model(transaction.entity_row())
 
+    def _reasons(
+        self,
+        champion: Champion | None,
+        transaction: Transaction,
+        seen: _Seen,
+        score: float | None,
+        decision: str,
+    ) -> list[str]:
+        """Codes of why it was not approved, the weightiest first; an approval is not held up to say why."""
+        if decision == "approve":
+            return []
+        bundle = None if champion is None else champion.bundle
+        try:
+            if bundle is None or score is None:
+                return codes_of(explain_rules(bundle, transaction.entity_row(), decision))
+            return codes_of(explain(bundle, seen.values[0], decision, transaction.amount_usd_cents))
+        except Exception as error:  # the decision stands, and may be explained later
+            self._failed("reasons", transaction, error)
+            return []
+
     def _failed(self, part: str, transaction: Transaction, error: Exception) -> None:
         """Log a line each time, and the traceback once a second at most."""
         self._metrics.errors.labels(part).inc()
@@ -139,8 +161,9 @@ class Scorer:
         whole = now - self._traceback_at > 1.0
         self._traceback_at = now if whole else self._traceback_at
         _log.error(
-            "%s failed; the rules decide",
+            "%s failed; %s",
             part,
+            "the decision stands" if part == "reasons" else "the rules decide",
             exc_info=error if whole else None,
             extra={"transaction_id": transaction.transaction_id, "error": repr(error)},
         )
@@ -165,6 +188,8 @@ def answer(record: Mapping[str, Any]) -> bytes:
             "transaction_id": record["transaction_id"],
             "decision": record["decision"],
             "score": record["score"],
+            # None in decisions from before they were given.
+            "reasons": record.get("reasons"),
             "model": None if name is None else {"name": name, "version": version},
             "feature_service": record["feature_service"],
             "degraded": record["degraded"],

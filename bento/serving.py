@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from bento.champion import MODEL_NAME, Champion, Champions
+from bento.explanations import Explanations
 from bento.following import Following
 from bento.health import Health
 from bento.history import NOTHING_FOUND, Found, History
@@ -60,6 +61,7 @@ class Serving:
         self.champions, self.recording, self.metrics = champions, recording, metrics
         self.following = following
         self._clock_us, self._history = clock_us, history
+        self.explanations = Explanations(lambda: champions.current)
         self._scorer = Scorer(champions, recording, metrics, clock_us)
         champions.on_change = lambda champion: _show(metrics, champion)
 
@@ -154,16 +156,20 @@ class Serving:
         return Reply(features_document(champion, self.recording, row))
 
     def decision(self, transaction_id: str) -> dict[str, Any]:
-        """``GET /v1/decisions/{transaction_id}``: what was decided, and from what, as the journal has it.
+        """``GET /v1/decisions/{transaction_id}``: what was decided, and from what, as it stands in the journal.
 
         Raises:
             Problem: no decision is known by the id, or the journal cannot be read.
         """
         try:
-            return decision_document(find_decision(self.recording, transaction_id))
+            return find_decision(self.recording, transaction_id)
         except OSError as error:
             _log.error("the journal cannot be read", exc_info=error, extra={"transaction_id": transaction_id})
             raise problem("unavailable", None, "the journal cannot be read; ask again in a moment") from error
+
+    def explained(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A journalled decision as it is shown, with its reasons; in a thread of its own, for its model may have to be loaded."""
+        return {**decision_document(record), "reasons": self.explanations.of(record)}
 
     def transaction(self, body: bytes, started_ns: int) -> Reply:
         """``POST /v1/transactions``: record a transaction that is decided elsewhere."""

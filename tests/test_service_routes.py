@@ -11,8 +11,11 @@ import pytest
 
 from bento.app import create_app
 from bento.champion import Champions
+from bento.explanations import Explanations
+from bento.reasons import reasons_of
 from bento.score_batch import MAX_BATCH, MAX_BATCH_BYTES
 from bento.serving import Serving
+from feature_repo.decision_reasons import REASONS
 from feature_repo.journal import read_decisions, read_events
 from feature_repo.store import open_store
 from tests.asgi import JSON, Client, kind_of, problem_of
@@ -244,7 +247,9 @@ def test_a_decision_is_shown_with_all_it_was_made_from(client, home):
         for line in read_decisions(home / "journal")
         if line["transaction_id"] == request["transaction_id"]
     )
-    assert {name: shown[name] for name in answer} == answer
+    assert {name: shown[name] for name in answer if name != "reasons"} == {
+        name: answer[name] for name in answer if name != "reasons"
+    }
     for name in ("features", "request", "state_seen", "definitions_digest", "customer_id", "terminal_id"):
         assert shown[name] == line[name]
     assert shown["policy"] == Policy().as_dict() == Bundle.load(home / "bundle").spec.policy.as_dict()
@@ -266,6 +271,63 @@ def test_a_decision_without_a_model_is_shown_as_such(client, serving, monkeypatc
         None,
         {},
     )
+    assert [each["code"] for each in shown["reasons"]] == ["NO_MODEL"]
+
+
+def test_a_decline_says_why_and_an_approval_is_explained_when_asked(client, home):
+    found = {}
+    for row in LATER[:20]:
+        for amount in ("0.01", str(row["amount"])):
+            answer = client.post("/v1/score", json=fresh(row, amount=amount)).json()
+            found.setdefault(answer["decision"], answer)
+    bundle = Bundle.load(home / "bundle")
+    lines = {line["transaction_id"]: line for line in read_decisions(home / "journal")}
+    for decision, answer in found.items():
+        line = lines[answer["transaction_id"]]
+        assert answer["reasons"] == line["reasons"]
+        shown = client.get(f"/v1/decisions/{answer['transaction_id']}").json()["reasons"]
+        expected = reasons_of(bundle, line["features"], decision, line["request"]["amount_usd_cents"])
+        assert shown == json.loads(json.dumps([each.as_dict() for each in expected]))
+        assert shown
+        if decision == "approve":
+            assert answer["reasons"] == []
+            assert {each["direction"] for each in shown} == {"lowers"}
+        else:
+            assert answer["reasons"] == [each["code"] for each in shown]
+    assert set(found) == {"approve", "review", "decline"}
+
+
+def test_a_decision_of_an_earlier_version_is_explained_by_that_version(client, serving, home, monkeypatch):
+    request = fresh()
+    client.post("/v1/score", json=request)
+    path = f"/v1/decisions/{request['transaction_id']}"
+    before = client.get(path).json()["reasons"]
+    asked = []
+
+    def load(version):
+        asked.append(version)
+        return Bundle.load(home / "bundle")
+
+    monkeypatch.setattr(serving, "explanations", Explanations(lambda: None, load))
+    assert [client.get(path).json()["reasons"] for _ in range(2)] == [before, before]
+    assert asked == ["7"]
+
+
+def test_of_a_model_that_is_gone_the_journalled_codes_are_left(client, serving, home, monkeypatch):
+    answer = next(
+        answer
+        for row in LATER
+        if (answer := client.post("/v1/score", json=fresh(row)).json())["decision"] != "approve"
+    )
+
+    def gone(version):
+        raise LookupError(f"no version {version}")
+
+    monkeypatch.setattr(serving, "explanations", Explanations(lambda: None, gone))
+    shown = client.get(f"/v1/decisions/{answer['transaction_id']}").json()["reasons"]
+    assert [each["code"] for each in shown] == answer["reasons"]
+    assert [each["sentence"] for each in shown] == [REASONS[code].sentence for code in answer["reasons"]]
+    assert {each["contribution"] for each in shown} == {None}
 
 
 @pytest.mark.parametrize("transaction_id", ["unheard of", "%ED%A0%80", "%00", "x" * 5000])
