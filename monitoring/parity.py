@@ -6,13 +6,17 @@ was known at it, its request; the answer now comes from the lake, and must be th
 holds (null equals null). The score is recomputed from the *journalled* features with the model version that
 the journal names, so that a difference there is the model's and not the features'.
 
+Where a second model was scored beside the one that decided, its features and score are audited likewise, and reported apart;
+features that it has alike with the other one are audited once.
+
 The audit only reads: the service's recorded events must be in the lake before it
 (``pipelines.load_journal``).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +27,7 @@ from feast.errors import FeatureServiceNotFoundException
 
 from feature_repo.journal import read_decisions
 from monitoring.attribution import EXAMINED, Compared, Reason, attribute
+from monitoring.beside import record_beside
 from monitoring.decisions import BATCH, Decisions, batches
 from monitoring.recompute import Service, recompute, resolve, same_bits
 from training.bundle import BundleError
@@ -77,6 +82,7 @@ class ParityReport:
         attributed: all mismatches, of features and scores, by reason.
         examples: the first ``EXAMPLES`` differences.
         without_features: decisions taken without features (degraded), which have nothing to compare.
+        beside: the same of the models that were scored beside and did not decide; None if there were none.
     """
 
     decisions: int = 0
@@ -89,11 +95,13 @@ class ParityReport:
     by_feature: dict[str, int] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
     without_features: int = 0
+    beside: "ParityReport | None" = None
 
     @property
     def holds(self) -> bool:
         """Whether nothing differs."""
-        return not self.mismatches and not self.score_mismatches
+        alike = not self.mismatches and not self.score_mismatches
+        return alike and (self.beside is None or self.beside.holds)
 
 
 def audit(
@@ -112,18 +120,36 @@ def audit(
         bundle_loader: where models come from (None: scores are not audited).
         progress: called after each batch.
     """
-    auditor = _Auditor(store, bundle_loader)
-    for rows in batches(_chosen(journal_folder, feature_service), batch):
-        auditor.add(rows)
+    auditor, beside = _Auditor(store, bundle_loader), _Auditor(store, bundle_loader)
+    records, any_beside = read_decisions(journal_folder), False
+    while chunk := list(islice(records, batch)):
+        for rows in batches(_chosen(chunk, feature_service), batch):
+            auditor.add(rows)
+        for rows in batches(_beside(chunk, feature_service), batch):
+            beside.add(rows)
+            any_beside = True
         if progress is not None:
             progress("parity audit", auditor.report.decisions + auditor.report.without_features, 0)
-    return auditor.finished()
+    report = auditor.finished()
+    report.beside = beside.finished() if any_beside else None
+    return report
 
 
-def _chosen(folder: Path, feature_service: str | None) -> Iterator[dict[str, Any]]:
-    for record in read_decisions(folder):
+def _chosen(records: Iterable[Mapping[str, Any]], feature_service: str | None) -> Iterator[Mapping[str, Any]]:
+    for record in records:
         if feature_service is None or record["feature_service"] == feature_service:
             yield record
+
+
+def _beside(records: Iterable[Mapping[str, Any]], feature_service: str | None) -> Iterator[dict[str, Any]]:
+    for record in records:
+        found = record_beside(record)
+        if found is None or feature_service not in (None, found["feature_service"]):
+            continue
+        if found["feature_service"] == record["feature_service"] and not record["beside"]["features"]:
+            # All of its features are the other model's, and compared there.
+            found["feature_service"] = None
+        yield found
 
 
 class _Auditor:

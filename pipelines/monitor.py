@@ -101,4 +101,7 @@ def _profile(bundle: Bundle, version: str) -> Any:
 def _mismatches(here: Settings) -> int | None:
     """Values and scores that differed in the last parity audit."""
     found = latest(here.home / parity.FOLDER)
-    return None if found is None else int(found[1]["mismatches"]) + int(found[1]["score_mismatches"])
+    if found is None:
+        return None
+    reports = [found[1], found[1].get("beside") or {}]
+    return sum(int(each.get(name, 0)) for each in reports for name in ("mismatches", "score_mismatches"))

@@ -47,11 +47,23 @@ class ParityRun:
             f"recomputed {each.recomputed!r} ({each.reason})"
             for each in report.examples[:5]
         ]
+        lines += _beside(report.beside)
         if not report.decisions:
             lines = ["no decision with features is in the journal: there is nothing to audit"]
         if report.without_features:
             lines.append(f"{report.without_features:,} decisions were taken without features")
         return "\n".join([*lines, f"written to {self.path}"])
+
+
+def _beside(report: ParityReport | None) -> list[str]:
+    """Of models that were scored beside the one that decided."""
+    if report is None:
+        return []
+    return [
+        f"scored beside: {report.values_compared:,} values of their own: {report.mismatches:,} differ; "
+        f"{report.scores_compared:,} scores: {report.score_mismatches:,} differ",
+        *(f"  {count:,} {reason}" for reason, count in report.attributed.items()),
+    ]
 
 
 def parity(
