@@ -12,6 +12,7 @@ from typing import Any
 from bento.batch import BATCH_PATH
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH
 from bento.request import MAX_TEXT, body_schemas
+from bento.scopes import OPEN, scope_of
 from bento.score_batch import FIELD, MAX_BATCH
 
 __all__ = ["BENTOML", "document"]
@@ -21,10 +22,19 @@ BENTOML = "BentoML"
 
 _SCORING, _RECORDING, _LOOKING = "Scoring", "Recording", "Looking"
 
-# The kinds of problem with which routes refuse: any; those with a body; those with fields; those that need the store.
+# The kinds of problem with which routes refuse: who asks, or when; any route; those with a body, fields, an event.
+_GATE = ("unauthorized", "forbidden", "rate-limited", "overloaded", "deadline-passed")
 _ANY = ("internal-error",)
 _BODY = (*_ANY, "invalid-json", "media-type", "body-too-large")
-_FIELDS = (*_BODY, "missing-field", "unknown-field", "wrong-type", "invalid-value", "in-the-future")
+_FIELDS = (
+    *_BODY,
+    "missing-field",
+    "unknown-field",
+    "wrong-type",
+    "invalid-value",
+    "in-the-future",
+    "card-number",
+)
 _EVENT = (*_FIELDS, "conflict", "unavailable")
 
 
@@ -43,22 +53,27 @@ class _Operation:
     parameters: tuple[dict[str, Any], ...] = ()
     description: str = ""
     repeats: bool = False
+    example: Any = None
 
     def as_dict(self) -> dict[str, Any]:
         operation: dict[str, Any] = {
             "operationId": self.name,
             "tags": [self.tag],
             "summary": self.summary,
-            "responses": {"200": self._success(), **_problems(self.refuses)},
+            "responses": {"200": self._success(), **_problems((*self._gate(), *self.refuses))},
         }
         if self.description:
             operation["description"] = self.description
         if self.parameters:
             operation["parameters"] = list(self.parameters)
         if self.takes is not None:
-            content = {"application/json": {"schema": self.takes}}
+            shown = {} if self.example is None else {"example": self.example}
+            content = {"application/json": {"schema": self.takes, **shown}}
             operation["requestBody"] = {"required": True, "content": content}
         return operation
+
+    def _gate(self) -> tuple[str, ...]:
+        return () if scope_of(self.path.partition("{")[0]) is OPEN else _GATE
 
     def _success(self) -> dict[str, Any]:
         success: dict[str, Any] = {"description": "done"}
@@ -100,6 +115,10 @@ def _list(schema: dict[str, Any], most: int) -> dict[str, Any]:
     return {"type": "array", "items": schema, "minItems": 1, "maxItems": most}
 
 
+def _list_of_any(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema}
+
+
 def _object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """What is answered may have more members than those named, which come with later versions."""
     required = [name for name in properties if name not in optional]
@@ -115,28 +134,9 @@ _MODEL = _object({"name": _TEXT, "version": _TEXT})
 _FEATURES = {"type": "object", "additionalProperties": {"type": ["number", "null"]}}
 _STATE_SEEN = {
     "type": "object",
-def _list_of_any(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": schema}
-
-
     "additionalProperties": _COUNT,
     "description": "for each view, how many events the state of its key held",
 }
-_DEGRADED = {**_maybe(_TEXT), "description": "why features or model did not decide; null: they did"}
-
-_ANSWERED = {
-    "Answer": _object(
-        {
-            "transaction_id": _TEXT,
-            "decision": _DECISION,
-            "score": _SCORE,
-            "model": _maybe(_MODEL),
-            "feature_service": _maybe(_TEXT),
-            "degraded": _DEGRADED,
-            "latency_us": _COUNT,
-        }
-    ),
-    "WhatIf": _object({"transaction_id": _TEXT, "decision": _DECISION, "score": _SCORE, "model": _MODEL}),
 _REASON = _object(
     {
         "code": _TEXT,
@@ -149,6 +149,25 @@ _REASON = _object(
         "features": {"type": "array", "items": _TEXT, "description": "those that weigh most in it"},
     }
 )
+_DEGRADED = {**_maybe(_TEXT), "description": "why features or model did not decide; null: they did"}
+
+_ANSWERED = {
+    "Answer": _object(
+        {
+            "transaction_id": _TEXT,
+            "decision": _DECISION,
+            "score": _SCORE,
+            "reasons": {
+                **_maybe(_list_of_any(_TEXT)),
+                "description": "why it was not approved, weightiest first",
+            },
+            "model": _maybe(_MODEL),
+            "feature_service": _maybe(_TEXT),
+            "degraded": _DEGRADED,
+            "latency_us": _COUNT,
+        }
+    ),
+    "WhatIf": _object({"transaction_id": _TEXT, "decision": _DECISION, "score": _SCORE, "model": _MODEL}),
     "Recorded": _object(
         {
             "transaction_id": _TEXT,
@@ -157,10 +176,6 @@ _REASON = _object(
         }
     ),
     "Features": _object(
-            "reasons": {
-                **_maybe(_list_of_any(_TEXT)),
-                "description": "why it was not approved, weightiest first",
-            },
         {
             "event_timestamp": _INSTANT,
             "known_as_of": _INSTANT,
@@ -185,6 +200,7 @@ _REASON = _object(
             "state_seen": _STATE_SEEN,
             "score": _SCORE,
             "decision": _DECISION,
+            "reasons": _list_of_any(_REASON),
             "degraded": _DEGRADED,
             "model": _maybe(_MODEL),
             "policy": _maybe({"type": "object"}),
@@ -200,7 +216,6 @@ _REASON = _object(
             "refused": {**_maybe(_TEXT), "description": "why the version that is wanted does not serve"},
             "name": _TEXT,
             "version": _maybe(_TEXT),
-            "reasons": _list_of_any(_REASON),
             "feature_service": _TEXT,
             "definitions_digest": _TEXT,
             "features": {"type": "array", "items": _TEXT},
@@ -220,6 +235,17 @@ _REASON = _object(
     "ProblemKind": _object({"type": _TEXT, "title": _TEXT, "status": {"type": "integer"}}),
 }
 
+# As in the README, on simulated events.
+_KEYS = {"customer_id": "c0000001", "terminal_id": "t0000001"}
+_A_TRANSACTION = {
+    "transaction_id": "example-1",
+    "event_timestamp": "2025-02-27T10:00:00Z",
+    **_KEYS,
+    "amount": "12.50",
+    "currency": "USD",
+}
+_A_CHARGEBACK = {"transaction_id": "example-1", "reason_code": "10.4"}
+
 _TRANSACTIONS = _list(_ref("Transaction"), MAX_BATCH)
 _BY_NAME = {
     "type": "object",
@@ -234,6 +260,7 @@ _OPERATIONS = (
         *(_ref("Answer"), _ref("Transaction"), _EVENT),
         description="The same transaction sent again gets its first answer again, and is recorded once.",
         repeats=True,
+        example=_A_TRANSACTION,
     ),
     _Operation(
         *("/v1/score/batch", "post", "score_batch", _SCORING, "Decide on many, each as /v1/score would"),
@@ -247,26 +274,31 @@ _OPERATIONS = (
         },
         (*_BODY, "missing-field", "unknown-field", "wrong-type", "invalid-value"),
         description="Answered in order: for each element an answer, or the problem with which it is refused.",
+        example=[_A_TRANSACTION],
     ),
     _Operation(
         *(BATCH_PATH, "post", "what_if", BENTOML, "Score transactions; nothing is recorded or journalled"),
         *(_list(_ref("WhatIf"), MAX_BATCH), _BY_NAME, (*_FIELDS, "history-dropped", "unavailable")),
+        example={FIELD: [_A_TRANSACTION]},
     ),
     _Operation(
         *("/v1/features", "post", "features", _LOOKING, "What the store says of these keys at this instant"),
         *(_ref("Features"), _ref("FeatureQuestion"), (*_FIELDS, "history-dropped", "unavailable")),
         description="The features of the model that serves; nothing is recorded.",
+        example={**_KEYS, "amount": "12.50"},
     ),
     _Operation(
         *("/v1/transactions", "post", "transaction", _RECORDING, "Record what is decided elsewhere"),
         *(_ref("Recorded"), _ref("Transaction"), _EVENT),
         repeats=True,
+        example={**_A_TRANSACTION, "transaction_id": "example-2"},
     ),
     _Operation(
         *("/v1/chargebacks", "post", "chargeback", _RECORDING, "Record a chargeback"),
         *(_ref("Recorded"), _ref("Chargeback")),
         (*_EVENT, "unknown-transaction", "history-not-loaded"),
         repeats=True,
+        example=_A_CHARGEBACK,
     ),
     _Operation(
         *(
