@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from pipelines.keys import keys
+
 __all__ = ["main"]
 
 console = Console()
@@ -26,13 +28,17 @@ class _Verbs(TyperGroup):
             # A missing key or index is a fault of the code; a plain LookupError names what is not there.
             if ctx.params.get("debug") or isinstance(error, KeyError | IndexError):
                 raise
-            Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/] {escape(str(error))}")
+            from bento.redaction import redact
+
+            said = escape(redact(str(error)))
+            Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/] {said}")
             raise typer.Exit(2) from None
 
 
 main = typer.Typer(cls=_Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 mapping = typer.Typer(no_args_is_help=True, help="How a source's columns become the canonical ones.")
 main.add_typer(mapping, name="mapping")
+main.add_typer(keys, name="keys")
 
 
 @main.callback()
@@ -213,7 +219,10 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 3000,
 ) -> None:
-    """Run the scoring service until it is interrupted."""
+    """Run the scoring service until it is interrupted.
+
+    Without an API key it listens to this machine only: make one with `fraud keys create` before giving another --host.
+    """
     from feature_repo.settings import settings
     from pipelines.serve import serve as run
 

@@ -76,7 +76,9 @@ def run_demo(
     """
     run = _Run(_fresh_home(folder / "demo"), progress)
     # Every verb reads its deployment from the environment, as does the service, which is another process.
-    with _environment(FRAUD_HOME=str(run.home), FRAUD_REDIS=None, MLFLOW_TRACKING_URI=None):
+    with _environment(
+        FRAUD_HOME=str(run.home), FRAUD_REDIS=None, MLFLOW_TRACKING_URI=None, FRAUD_API_KEYS=None
+    ):
         from feature_repo.windows import embedded
 
         try:

@@ -14,7 +14,8 @@ Order among equals does not matter, for the service counts an event only strictl
 is fixed all the same (transactions by event time and id, then chargebacks); two replays are alike.
 
 One connection is used, one request at a time: latencies are those of a client that waits, and the next event
-is sent when the last one is recorded. A request may be sent again, so a lost connection is made anew once.
+is sent when the last one is recorded. A request may be sent again, so a lost connection is made anew once. Where the service
+asks for an API key, it is taken from ``FRAUD_API_KEY``.
 """
 
 import json
@@ -34,6 +35,7 @@ import numpy as np
 from feature_repo.lake import snapshot
 from feature_repo.settings import settings
 from pipelines.instants import parse_instant
+from pipelines.keys import sent_key
 from pipelines.serve import running_service
 
 __all__ = ["Progress", "ReplayReport", "replay", "run_replay"]
@@ -255,6 +257,7 @@ class _Connection:
             raise ValueError(f"service address {base_url!r}: give one such as http://127.0.0.1:3000")
         self._address = (address.hostname, address.port or 80)
         self._host = address.netloc
+        self._key = "".join(f"{name}: {value}\r\n" for name, value in sent_key().items())
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> "_Connection":
@@ -271,7 +274,7 @@ class _Connection:
         """
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"{self._key}Content-Length: {len(body)}\r\n\r\n"
         )
         request = head.encode() + body
         kept_alive = self._socket is not None

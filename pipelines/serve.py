@@ -13,8 +13,12 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bento.access import is_loopback
+from bento.api_keys import load_keys
 from bento.logs import CANNOT_START
+from bento.service_settings import service_settings
 from feature_repo.settings import PROJECT_ROOT, make_private
+from pipelines.keys import sent_key
 
 __all__ = ["SERVICE", "ServiceError", "running_service", "serve"]
 
@@ -32,7 +36,12 @@ class ServiceError(ConnectionError):
 
 
 def serve(home: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
-    """Run the service in the foreground until it ends or is interrupted; returns its exit code."""
+    """Run the service in the foreground until it ends or is interrupted; returns its exit code.
+
+    Raises:
+        ValueError: ``host`` is more than this machine, and no API key is configured.
+    """
+    _check_host(host)
     make_private(home)  # BentoML would make it, for everyone to read
     process = subprocess.Popen(  # noqa: S603
         _command(host, port), env=_environment(home), cwd=PROJECT_ROOT
@@ -86,6 +95,15 @@ def running_service(
         _end_group(process)
 
 
+def _check_host(host: str) -> None:
+    path = service_settings().api_keys
+    if not is_loopback(host) and load_keys(path) is None:
+        raise ValueError(
+            f"host {host}: others could call the service, and no API key is configured ({path}); run "
+            "`fraud keys create NAME --scope score`, or leave out --host to listen to this machine only"
+        )
+
+
 def _command(host: str, port: int) -> list[str]:
     return [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
 
@@ -124,7 +142,7 @@ def _get(url: str, path: str) -> bytes | None:
     """The body that a path answers with, or None if it does not answer 200."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=5)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=sent_key())
         answer = connection.getresponse()
         body = answer.read()
         return body if answer.status == 200 else None
