@@ -27,9 +27,11 @@ from training.registry import MODEL_NAME, alias_version, load_version
 
 __all__ = ["MODEL_NAME", "POLL_S", "Champion", "Champions", "RefusedError", "prepare"]
 
-POLL_S = 5.0
+POLL_S = 2.0
+"""How soon a change in the registry is seen: with what it takes to load a model, it is in force within 5 s."""
+
 # A refused version is tried again now and then: what it lacked may come without a new version.
-_RETRY_POLLS = 6
+_RETRY_POLLS = 15
 
 _log = logging.getLogger(__name__)
 
@@ -135,6 +137,7 @@ class Champions:
         current: the champion, or None before the first one; read it once a request.
         refused: why the version that the alias names does not serve, or None.
         on_change: called with each new champion, in the thread that brought it in.
+        beside: called after each look at the alias, by the same thread; returns whether it has brought in something too.
     """
 
     def __init__(
@@ -143,10 +146,13 @@ class Champions:
         load: Callable[[str], Bundle] = load_version,
         prepare: Callable[[Bundle, str], Champion] = prepare,
         kept: KeptChampion | None = None,
+        role: str = "champion",
     ) -> None:
         self.current: Champion | None = None
         self.refused: str | None = None
         self.on_change: Callable[[Champion], None] = lambda champion: None
+        self.beside: Callable[[], bool] = lambda: False
+        self._role = role
         self._alias, self._load, self._prepare, self._kept = alias, load, prepare, kept
         self._refused_version: str | None = None
         self._polls_since_refusal = self._polls_since_settled = 0
@@ -192,7 +198,8 @@ class Champions:
 
     def _follow(self) -> None:
         while not self._stop.wait(self._poll_s):
-            if self.refresh():
+            changed = self.refresh()
+            if self.beside() or changed:
                 # What the last model left is freed, and the new one never walked through by the collector.
                 gc.collect()
                 gc.freeze()
@@ -211,6 +218,10 @@ class Champions:
                 _log.warning("the champion cannot be kept for a restart: %s", error)
         return True
 
+    def forget_refusal(self) -> None:
+        """Have the version that was refused last tried again at the next look."""
+        self._refused_version = None
+
     def definitions_changed(self) -> None:
         """Say that other definitions are registered, or that their state may be complete by now."""
         self._settled = False
@@ -225,7 +236,7 @@ class Champions:
             again = self._prepare(champion.bundle, champion.version)
         except Exception as error:  # as in _bring_in; it may pass, so it is tried again
             if str(error) != self._unsettled:
-                _log.warning("the champion goes on with the state that it reads: %s", error)
+                _log.warning("the %s goes on with the state that it reads: %s", self._role, error)
             self._unsettled = str(error)
             return False
         self._settled, self._unsettled = again.settled, ""
@@ -237,7 +248,7 @@ class Champions:
     def _put_in_place(self, champion: Champion) -> None:
         self.current, self._settled = champion, champion.settled
         self.on_change(champion)
-        _log.info("champion serves", extra={"model": MODEL_NAME, "version": champion.version})
+        _log.info("%s serves", self._role, extra={"model": MODEL_NAME, "version": champion.version})
 
     def _fall_back(self) -> bool:
         """Bring in the champion of the process before this one, if it was kept and still can serve."""
@@ -260,7 +271,8 @@ class Champions:
         if said_before:
             return False
         fell_back = self.current is None and self._fall_back()
-        serving = "the rules decide" if self.current is None else f"version {self.current.version} serves on"
+        alone = "the rules decide" if self._role == "champion" else "the champion decides alone"
+        serving = alone if self.current is None else f"version {self.current.version} serves on"
         _log.error("%s; %s", why, serving, extra={"version": version})
         return fell_back
 

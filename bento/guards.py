@@ -54,19 +54,19 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Tripped:
-    """Which guard, what it measured, and what it allows."""
+    """Which guard, what it measured, what it allows, and on how many transactions."""
 
     guard: str
     value: float
     limit: float
     scored: int
+    measure: str = "it"
 
     @property
     def why(self) -> str:
         """In a sentence."""
-        return (
-            f"{self.guard} is {self.value:.4g} and may be {self.limit:.4g}, on {self.scored:,} transactions"
-        )
+        what = f"{self.measure} is {self.value:.4g} and may be {self.limit:.4g}"
+        return f"{self.guard}: {what}, on {self.scored:,} transactions"
 
 
 @dataclass
@@ -139,12 +139,11 @@ class Guard:
 
     def _judge(self) -> Tripped | None:
         now, limits = self._now, self._limits
-        errors = _least(now.failed, now.taken)
-        if now.failed >= _MIN_FAILURES and errors > limits.max_error_rate:
+        if now.failed >= _MIN_FAILURES and _least(now.failed, now.taken) > limits.max_error_rate:
             return Tripped("error rate", now.failed / now.taken, limits.max_error_rate, now.taken)
         if now.taken >= limits.min_scored and _least(now.slow, now.taken) > _SLOW_SHARE:
-            share = f"share of transactions slower than {limits.max_p99_ms:g} ms"
-            return Tripped(share, now.slow / now.taken, _SLOW_SHARE, now.taken)
+            slower = f"the share slower than {limits.max_p99_ms:g} ms"
+            return Tripped("p99", now.slow / now.taken, _SLOW_SHARE, now.taken, slower)
         if now.both < limits.min_scored:
             return None
         # The champion's rate with one decline more: where it has declined none, its rate is small and not zero.

@@ -15,7 +15,9 @@ from bento.metrics import Metrics
 from bento.reasons import codes_of, explain, explain_rules
 from bento.recording import Recording
 from bento.request import Transaction
+from bento.rollout import Rollouts
 from bento.seen import DECISION, content_digest
+from bento.turn import Seen, Turn
 
 __all__ = ["STATUS_OF_DECISION", "Reply", "Scorer", "answer"]
 
@@ -35,16 +37,6 @@ class Reply:
     repeated: bool = False
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What the decision is made from; ``values`` is float64[1, f], or None where there were no features."""
-
-    values: Any
-    known_as_of_us: int
-    state_seen: dict[str, int]
-    degraded: str | None = None
-
-
 class Scorer:
     """Decides on transactions, one at a time, in one thread.
 
@@ -55,11 +47,12 @@ class Scorer:
     def __init__(
         self,
         champions: Champions,
+        rollouts: Rollouts,
         recording: Recording,
         metrics: Metrics,
         clock_us: Callable[[], int],
     ) -> None:
-        self.champions = champions
+        self.champions, self.rollouts = champions, rollouts
         self._recording, self._metrics, self._clock_us = recording, metrics, clock_us
         self._traceback_at = float("-inf")
 
@@ -82,14 +75,22 @@ class Scorer:
             self._metrics.repeats.inc()
             return Reply(answer(recording.journal.read(found[DECISION].location)), repeated=True)
         champion = self.champions.current
-        seen = self._read(champion, transaction)
+        arrangement = self.rollouts.current
+        turn = None if arrangement is None else arrangement.turn(champion, transaction)
+        seen = self._read(champion, transaction, turn)
         ends.append(time.perf_counter_ns())
         score, decision = self._decide(champion, transaction, seen)
+        more: dict[str, Any] = {}
+        if turn is not None:
+            acted = turn.settle(champion, seen, score, decision, transaction, started_ns)
+            champion, seen, score, decision = acted.model, acted.seen, acted.score, acted.decision
+            more = acted.journal
         ends.append(time.perf_counter_ns())
         event = transaction.event(STATUS_OF_DECISION[decision])
         known_us = recording.record_scored({**event, "scored_timestamp": _scored(transaction, seen)}, digest)
         ends.append(time.perf_counter_ns())
         record = _record(transaction, digest, champion, seen, score, decision)
+        record |= more
         record["reasons"] = self._reasons(champion, transaction, seen, score, decision)
         record["created_timestamp_us"] = known_us
         record["latency_us"] = (time.perf_counter_ns() - started_ns) // 1000
@@ -103,25 +104,26 @@ class Scorer:
             self._metrics.scores.observe(score)
         return Reply(answer(record))
 
-    def _read(self, champion: Champion | None, transaction: Transaction) -> _Seen:
+    def _read(self, champion: Champion | None, transaction: Transaction, turn: Turn | None) -> Seen:
         known_us = transaction.created_timestamp_us or self._clock_us()
         if champion is None:
-            return _Seen(None, known_us, {}, "no-model")
+            return Seen(None, known_us, {}, "no-model")
         try:
             with self._recording.store():
                 if not self._recording.caught_up():
-                    return _Seen(None, known_us, {}, "store-catching-up")
-                read = champion.plan.read([transaction.entity_row()])
+                    return Seen(None, known_us, {}, "store-catching-up")
+                rows = [transaction.entity_row()]
+                read = champion.plan.read(rows) if turn is None else turn.read(champion, rows)
         except Exception as error:  # whatever it is, the payment must be decided: by the rules
             self._failed("features", transaction, error)
             # The plan says so of an instant whose windows reach back to events that the state has dropped.
             dropped = type(error) is LookupError
-            return _Seen(None, known_us, {}, "history-dropped" if dropped else "features-unavailable")
+            return Seen(None, known_us, {}, "history-dropped" if dropped else "features-unavailable")
         state_seen = {view: int(count[0]) for view, count in read.state_seen.items()}
-        return _Seen(read.values, int(read.known_as_of_us[0]), state_seen)
+        return Seen(read.values, int(read.known_as_of_us[0]), state_seen)
 
     def _decide(
-        self, champion: Champion | None, transaction: Transaction, seen: _Seen
+        self, champion: Champion | None, transaction: Transaction, seen: Seen
     ) -> tuple[float | None, str]:
         if champion is None:
             return None, "review"
@@ -138,7 +140,7 @@ class Scorer:
         self,
         champion: Champion | None,
         transaction: Transaction,
-        seen: _Seen,
+        seen: Seen,
         score: float | None,
         decision: str,
     ) -> list[str]:
@@ -169,7 +171,7 @@ class Scorer:
         )
 
 
-def _scored(transaction: Transaction, seen: _Seen) -> datetime | None:
+def _scored(transaction: Transaction, seen: Seen) -> datetime | None:
     """As of when the transaction was scored, kept with it so that what is derived from its features then can be again.
 
     None where no features were read, and of a transaction that comes with its own known time: that is history replayed, and
@@ -202,7 +204,7 @@ def _record(
     transaction: Transaction,
     digest: str,
     champion: Champion | None,
-    seen: _Seen,
+    seen: Seen,
     score: float | None,
     decision: str,
 ) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from bento.request import (
     parse_transaction,
     transaction_from,
 )
+from bento.rollout import Rollouts
+from bento.rollout_metrics import RolloutMetrics
 from bento.score_batch import MAX_BATCH
 from bento.scoring import Reply, Scorer
 from bento.seen import DECISION, Seen
@@ -36,6 +38,9 @@ from feature_repo.journal import Journal, now_us
 from feature_repo.settings import settings
 from feature_repo.windows.event_values import LackingValueError
 from feature_repo.windows.live_recorder import LiveRecorder
+from feature_repo.windows.spec import ViewSpec
+from training.ledger import Ledger
+from training.rollout_registry import RolloutRegistry
 
 __all__ = ["MAX_BATCH", "Serving"]
 
@@ -50,6 +55,7 @@ class Serving:
     def __init__(
         self,
         champions: Champions,
+        rollouts: Rollouts,
         recording: Recording,
         metrics: Metrics,
         clock_us: Callable[[], int],
@@ -58,12 +64,15 @@ class Serving:
         health: Health,
     ) -> None:
         self.health = health
-        self.champions, self.recording, self.metrics = champions, recording, metrics
+        self.champions, self.rollouts = champions, rollouts
+        self.recording, self.metrics = recording, metrics
         self.following = following
         self._clock_us, self._history = clock_us, history
         self.explanations = Explanations(lambda: champions.current)
-        self._scorer = Scorer(champions, recording, metrics, clock_us)
+        self._scorer = Scorer(champions, rollouts, recording, metrics, clock_us)
         champions.on_change = lambda champion: _show(metrics, champion)
+        champions.beside = rollouts.refresh
+        RolloutMetrics(metrics).watch(rollouts)
 
     @classmethod
     def open(
@@ -71,6 +80,7 @@ class Serving:
         champions: Champions | None = None,
         clock_us: Callable[[], int] = now_us,
         metrics: Metrics | None = None,
+        rollouts: Rollouts | None = None,
     ) -> "Serving":
         """Open store and journal under the current settings, bring in the champion, and follow its alias and the definitions.
 
@@ -78,12 +88,20 @@ class Serving:
             champions: where they come from; None is the model registry.
             clock_us: this process's clock, microseconds since 1970 UTC.
             metrics: where to count; None is for this process alone.
+            rollouts: what is rolled out beside the champion; None is what the model registry says, or, where the champions
+                come from elsewhere, nothing.
 
         Raises:
             ValueError: nothing is applied (run ``feast apply``). RedisError: the store does not answer.
         """
         metrics = metrics or Metrics()
-        champions = champions or Champions(kept=KeptChampion(settings().home / "serving"))
+        if champions is None:
+            kept, registry = settings().home / "serving", RolloutRegistry()
+            champions = Champions(registry.champion, kept=KeptChampion(kept))
+            rollouts = rollouts or Rollouts(
+                champions, registry, folder=kept, ledger=Ledger(), clock_us=clock_us
+            )
+        rollouts = rollouts or Rollouts(champions, None)
         journal = Journal(settings().journal, clock_us)
         seen = Seen(settings().journal)
         store = open_serving_store()
@@ -91,16 +109,16 @@ class Serving:
         recording = Recording(recorder, journal, seen, metrics, clock_us)
         serving = cls(
             champions,
+            rollouts,
             recording,
             metrics,
             clock_us,
-            Following(
-                recorder, lambda: serving.champions.reads, lambda: serving.champions.definitions_changed()
-            ),
+            Following(recorder, lambda: serving.reads, lambda: serving.definitions_changed()),
             History(store),
             Health(champions, online_client(store), store.project, metrics),
         )
         serving.champions.refresh()
+        serving.rollouts.refresh()
         serving.champions.start()
         serving.following.start()
         serving.health.start()
@@ -114,6 +132,16 @@ class Serving:
         self.recording.seen.close()
         self.recording.journal.close()
         self.metrics.cells.close()
+
+    @property
+    def reads(self) -> tuple[ViewSpec, ...]:
+        """The definitions whose state is read here, by the champion or its challenger."""
+        return (*self.champions.reads, *self.rollouts.reads)
+
+    def definitions_changed(self) -> None:
+        """Say to whoever reads that other definitions are registered, or that their state may be complete by now."""
+        self.champions.definitions_changed()
+        self.rollouts.definitions_changed()
 
     @property
     def ready(self) -> bool:
@@ -208,9 +236,10 @@ class Serving:
         return _recorded("chargebacks", event, recorded)
 
     def model(self) -> dict[str, Any]:
-        """``GET /v1/model``: what serves, and what stands in the way of what should."""
+        """``GET /v1/model``: what serves, what is tried beside it, and what stands in the way of what should."""
         champion = self.champions.current
         about: dict[str, Any] = {"ready": self.ready, "refused": self.champions.refused, "name": MODEL_NAME}
+        about["rollout"] = self.rollouts.about()
         if champion is None:
             return {**about, "version": None}
         bundle = champion.bundle

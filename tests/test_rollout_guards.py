@@ -84,7 +84,8 @@ def test_a_slow_challenger_ends_when_its_p99_is_beyond_the_limit():
 
     assert run(Guard(Guards(), Clock()), traffic(0.008))[0] is None
     found, after = run(Guard(Guards(), Clock()), traffic(0.05))
-    assert "slower than 50 ms" in found.guard
+    assert found.guard == "p99"
+    assert "slower than 50 ms" in found.why
     assert after >= Guards().min_scored
 
 

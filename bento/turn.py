@@ -1,0 +1,237 @@
+"""One transaction under a rollout: which model decides, what the other one says, and what the journal keeps of it.
+
+The champion's own work is done first and as ever; whatever the challenger does wrong costs its own part alone.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from bento.champion import Champion
+from bento.guards import Guard, Tripped
+from bento.recording import STORE_FAILURES
+from bento.request import Transaction
+from feature_repo.windows.joint import JointPlan
+from feature_repo.windows.plan import Answer
+from training.rollout import Rollout
+
+__all__ = ["Acted", "Arrangement", "Seen", "Trial", "Turn"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a decision is made from; ``values`` is float64[1, f], or None where there were no features."""
+
+    values: Any
+    known_as_of_us: int
+    state_seen: dict[str, int]
+    degraded: str | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A challenger that is tried beside the champion: both read by one plan.
+
+    Attributes:
+        on_trip: called, in the thread that scores, with the guard that tripped.
+    """
+
+    rollout: Rollout
+    champion: Champion
+    challenger: Champion
+    joint: JointPlan
+    guard: Guard
+    on_trip: Callable[[Tripped], None]
+    on_failure: Callable[[], None] = lambda: None
+
+    @cached_property
+    def own(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The places of those features of champion and challenger that the other does not have alike."""
+        champion, challenger = (
+            {name: i for i, name in enumerate(each.plan.feature_names) if name not in self.joint.shared}
+            for each in (self.champion, self.challenger)
+        )
+        return champion, challenger
+
+    @cached_property
+    def own_views(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The views of champion and challenger that the other does not read alike."""
+        champion, challenger = (
+            {spec.view: spec for spec in each.plan.views} for each in (self.champion, self.challenger)
+        )
+        return (
+            frozenset(name for name in champion if champion[name] != challenger.get(name)),
+            frozenset(name for name in challenger if challenger[name] != champion.get(name)),
+        )
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """What is in force: a rollout, and the trial if it has a challenger that can serve."""
+
+    rollout: Rollout
+    trial: Trial | None
+
+    def turn(self, champion: Champion | None, transaction: Transaction) -> "Turn":
+        """What becomes of one transaction."""
+        trial = self.trial
+        # The champion may have been replaced a moment ago; the trial is then about to be.
+        if trial is None or trial.champion is not champion:
+            return Turn(self.rollout, None, "champion")
+        arm = "challenger" if self.rollout.decides(transaction.customer_id) else "champion"
+        takes_part = arm == "challenger" or self.rollout.mode == "shadow"
+        return Turn(self.rollout, trial, arm, takes_part)
+
+
+@dataclass(slots=True)
+class Acted:
+    """What was acted upon: the model that decided, what it saw, and its score; ``journal`` is what the line holds beside."""
+
+    model: Champion | None
+    seen: Seen
+    score: float | None
+    decision: str
+    journal: dict[str, Any]
+
+
+class Turn:
+    """One transaction's passage; ``read`` in place of the champion's plan, then ``settle``."""
+
+    __slots__ = ("_answer", "_arm", "_rollout", "_takes_part", "_trial", "_why")
+
+    def __init__(self, rollout: Rollout, trial: Trial | None, arm: str, takes_part: bool = False) -> None:
+        self._rollout, self._trial, self._arm, self._takes_part = rollout, trial, arm, takes_part
+        self._answer: Answer | None = None
+        self._why: str | None = None
+
+    def read(self, champion: Champion, rows: Sequence[Mapping[str, Any]]) -> Answer:
+        """The champion's features; the challenger's are kept for ``settle``. Raises as the champion's plan does."""
+        trial = self._trial
+        if trial is None or not self._takes_part:
+            return champion.plan.read(rows)
+        try:
+            answer, self._answer = trial.joint.read(rows)
+        except STORE_FAILURES:
+            raise
+        except Exception as error:  # whichever of the two it concerns: the champion is asked alone
+            answer = champion.plan.read(rows)
+            self._why = "history-dropped" if type(error) is LookupError else "features-unavailable"
+            _say(trial, "features", error)
+        return answer
+
+    def settle(
+        self,
+        champion: Champion | None,
+        seen: Seen,
+        score: float | None,
+        decision: str,
+        transaction: Transaction,
+        started_ns: int,
+    ) -> Acted:
+        """Let the challenger score, see who decides, and draw for an exploration.
+
+        Args:
+            champion: with what it has seen, its score and its decision.
+            started_ns: when the request arrived, by ``time.perf_counter_ns``.
+        """
+        acted = Acted(champion, seen, score, decision, {})
+        trial = self._trial
+        if trial is not None:
+            rollout = self._rollout
+            acted.journal["rollout"] = {
+                "id": rollout.id,
+                "mode": rollout.mode,
+                "arm": self._arm,
+                "share": rollout.share,
+            }
+            if self._takes_part and (self._answer is not None or self._why is not None):
+                self._beside(trial, acted, transaction)
+                self._judge(trial, acted, time.perf_counter_ns() - started_ns)
+        if acted.decision == "decline" and self._rollout.explore:
+            self._explore(acted, transaction)
+        return acted
+
+    def _beside(self, trial: Trial, acted: Acted, transaction: Transaction) -> None:
+        """Score by the challenger, and let it decide where it does; the other's part goes beside."""
+        challenger = trial.challenger
+        seen = replace(acted.seen, values=None, state_seen={}, degraded=self._why)
+        score, decision = None, None
+        if self._answer is not None:
+            seen.values = self._answer.values
+            seen.state_seen = {view: int(count[0]) for view, count in self._answer.state_seen.items()}
+            try:
+                found = float(challenger.bundle.score(seen.values)[0])
+                score, decision = found, challenger.bundle.decide(found, transaction.amount_usd_cents)
+            except Exception as error:  # it may be broken in any way; the champion has decided
+                seen.degraded = "model-failed"
+                _say(trial, "model", error)
+        if self._arm == "challenger" and decision is not None:
+            champion = (acted.seen, acted.score, acted.decision)
+            acted.model, acted.seen, acted.score, acted.decision = challenger, seen, score, decision
+            acted.journal["beside"] = _beside(trial, 0, *champion)
+        else:
+            acted.journal["beside"] = _beside(trial, 1, seen, score, decision)
+
+    def _judge(self, trial: Trial, acted: Acted, elapsed_ns: int) -> None:
+        beside = acted.journal["beside"]
+        own = None if acted.score is None else (acted.score, acted.decision)
+        other = None if beside["score"] is None else (beside["score"], beside["decision"])
+        if beside["role"] == "champion":
+            own, other = other, own
+        trial.guard.observe(own, other, elapsed_ns)
+        tripped = trial.guard.check()
+        if tripped is not None:
+            trial.on_trip(tripped)
+
+    def _explore(self, acted: Acted, transaction: Transaction) -> None:
+        """Draw for a decline that a model has made of features; rules and degraded answers are never let through."""
+        if acted.score is None or acted.seen.degraded is not None:
+            return
+        draw = self._rollout.draw(transaction.transaction_id, transaction.amount_usd_cents)
+        acted.journal["exploration"] = {
+            "decision": acted.decision,
+            "draw": draw.draw,
+            "probability": draw.probability,
+            "approved": draw.approved,
+        }
+        if draw.approved:
+            acted.decision = "approve"
+
+
+def _beside(
+    trial: Trial, place: int, seen: Seen, score: float | None, decision: str | None
+) -> dict[str, Any]:
+    """What the journal holds of the model that did not decide: 0 is the champion, 1 the challenger.
+
+    Features and views that the other has alike stand in the line already, and are left out.
+    """
+    model = (trial.champion, trial.challenger)[place]
+    own, views = trial.own[place], trial.own_views[place]
+    return {
+        "role": ("champion", "challenger")[place],
+        "model_version": model.version,
+        "feature_service": model.bundle.feature_service,
+        "definitions_digest": model.bundle.definitions_digest,
+        "features": None if seen.values is None else _own(own, seen.values[0]) if own else {},
+        "score": score,
+        "decision": decision,
+        "state_seen": {view: count for view, count in seen.state_seen.items() if view in views},
+        "degraded": seen.degraded,
+    }
+
+
+def _own(places: Mapping[str, int], values: np.ndarray) -> dict[str, float | None]:
+    every = values.tolist()
+    return {name: None if every[place] != every[place] else every[place] for name, place in places.items()}
+
+
+def _say(trial: Trial, part: str, error: Exception) -> None:
+    trial.on_failure()
+    _log.warning("the challenger's %s failed: %r", part, error, extra={"version": trial.challenger.version})
