@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.events import Lake, handbook, simulated
 from tests.benchmarks.measure import in_own_process, memory_bytes, reset_peak, seconds
-from tests.benchmarks.workload import ASKED, Column, columns, open_store, retrieve
+from tests.benchmarks.workload import ASKED, Column, applied, columns, open_store, retrieve
 
 _LIMIT_S = 600.0
 _ROWS = 50_000
@@ -93,7 +93,7 @@ def _measured(retrieve_rows: Any, frame: pd.DataFrame) -> dict[str, Any]:
 
 def _feast_store(home: Path, given: dict[tuple[str, ...], tuple[str, list[str]]]) -> tuple[Any, list[str]]:
     """A stock project: a view a key over its Parquet file."""
-    from feast import FeatureStore, FeatureView, Field, FileSource, RepoConfig
+    from feast import FeatureView, Field, FileSource
     from feast.types import Float64
 
     from feature_repo.entities import customer, terminal
@@ -108,16 +108,7 @@ def _feast_store(home: Path, given: dict[tuple[str, ...], tuple[str, list[str]]]
         )
         for keys, (path, names) in given.items()
     ]
-    store = FeatureStore(
-        config=RepoConfig(
-            project="stock",
-            provider="local",
-            registry=str(home / "stock.db"),
-            entity_key_serialization_version=3,
-            offline_store={"type": "duckdb"},
-        )
-    )
-    store.apply([*entities.values(), *views])
+    store = applied(home, "stock", *entities.values(), *views, offline_store={"type": "duckdb"})
     return store, [
         f"{view.name}:{field.name}" for view in views for field in view.features if field.name not in entities
     ]

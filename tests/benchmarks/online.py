@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig
+from feast import FeatureService, FeatureStore, FeatureView, Field, FileSource
 from feast.types import Float64
 
 from feature_repo.entities import customer, terminal
@@ -20,7 +20,7 @@ from tests.benchmarks.bench import Bench
 from tests.benchmarks.events import handbook
 from tests.benchmarks.measure import median, percentile, seconds
 from tests.benchmarks.server import client_of, commands_of, replay
-from tests.benchmarks.workload import ONLINE, online_part, open_store
+from tests.benchmarks.workload import ONLINE, applied, online_part, open_store
 
 _KEYS = 500
 _SEED = 11
@@ -99,17 +99,9 @@ def _ready(bench: Bench, store: Any) -> FeatureStore:
         )
         for view in store.list_stream_feature_views()
     ]  # fmt: skip
-    project = FeatureStore(
-        config=RepoConfig(
-            project="ready",
-            provider="local",
-            registry=str(bench.home / "ready.db"),
-            entity_key_serialization_version=3,
-            online_store={"type": "tests.benchmarks.ready_store.ReadyOnlineStore"},
-        )
-    )
-    project.apply([customer, terminal, *views, FeatureService(name=ONLINE, features=views)])
-    return project
+    objects = [customer, terminal, *views, FeatureService(name=ONLINE, features=views)]
+    stores = {"online_store": {"type": "tests.benchmarks.ready_store.ReadyOnlineStore"}}
+    return applied(bench.home, "ready", *objects, **stores)
 
 
 def _in_turns(requests: int, **calls: Any) -> dict[str, list[float]]:

@@ -96,18 +96,28 @@ def open_store(home: Path, lake: Lake, memory_limit: str | None = None) -> Featu
 
 def project(home: Path, *objects: object, memory_limit: str | None = None) -> FeatureStore:
     """A store with this project's three stores and the objects applied."""
+    return applied(
+        home,
+        "bench",
+        *objects,
+        offline_store={
+            "type": "feature_repo.windows.offline_store.WindowedOfflineStore",
+            "memory_limit": memory_limit,
+        },
+        online_store={"type": "feature_repo.windows.online_store.WindowedOnlineStore"},
+        batch_engine={"type": "feature_repo.windows.compute_engine.WindowedComputeEngine"},
+    )
+
+
+def applied(home: Path, name: str, *objects: object, **stores: object) -> FeatureStore:
+    """A project with the objects applied, its registry in ``home``; stores that are not given are Feast's own."""
     store = FeatureStore(
         config=RepoConfig(
-            project="bench",
+            project=name,
             provider="local",
-            registry=str(home / "registry.db"),
+            registry=str(home / f"{name}.db"),
             entity_key_serialization_version=3,
-            offline_store={
-                "type": "feature_repo.windows.offline_store.WindowedOfflineStore",
-                "memory_limit": memory_limit,
-            },
-            online_store={"type": "feature_repo.windows.online_store.WindowedOnlineStore"},
-            batch_engine={"type": "feature_repo.windows.compute_engine.WindowedComputeEngine"},
+            **stores,
         )
     )
     store.apply(list(objects))
