@@ -51,6 +51,36 @@ CHARGEBACKS = pa.schema(
 )
 
 SCHEMAS = {"transactions": TRANSACTIONS, "chargebacks": CHARGEBACKS}
+"""The tables of events."""
+
+DECISIONS = pa.schema(
+    [
+        pa.field("transaction_id", pa.string(), nullable=False),
+        pa.field("event_timestamp", TIMESTAMP, nullable=False),
+        pa.field("known_as_of", TIMESTAMP),
+        pa.field("created_timestamp", TIMESTAMP),
+        pa.field("decided_at", TIMESTAMP, nullable=False),
+        pa.field("customer_id", pa.string(), nullable=False),
+        pa.field("terminal_id", pa.string(), nullable=False),
+        pa.field("decision", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("degraded", pa.string()),
+        pa.field("model_name", pa.string()),
+        pa.field("model_version", pa.string()),
+        pa.field("feature_service", pa.string()),
+        pa.field("definitions_digest", pa.string()),
+        pa.field("latency_us", pa.int64()),
+        pa.field("request", pa.map_(pa.string(), pa.float64())),
+        pa.field("features", pa.map_(pa.string(), pa.float64())),
+        pa.field("state_seen", pa.map_(pa.string(), pa.int64())),
+        # What else the journal says of a decision, as a JSON object.
+        pa.field("more", pa.string()),
+        pa.field("event_day", pa.date32(), nullable=False),
+    ]
+)
+"""What the service decided, a row a decision, as its journal has it (see ``decision_rows``)."""
+
+TABLES = {**SCHEMAS, "decisions": DECISIONS}
 
 # DuckDB's names of Delta's primitive types; decimals carry their digits along.
 _DUCKDB_TYPES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from pipelines.lake_writer import append, lake_lock, lake_rows_sql, version_of
+from feature_repo.lake_writer import append, lake_lock, lake_rows_sql, version_of
 from pipelines.mapping import Mapping, load_mapping
 from pipelines.problems import IngestError
 from pipelines.progress import Progress, quiet

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from feature_repo.journal import read_events, row_of_event
 from feature_repo.lake import SCHEMAS
-from pipelines.lake_writer import append, lake_lock, lake_rows_sql
+from feature_repo.lake_writer import append, lake_lock, lake_rows_sql
 from pipelines.progress import Progress, quiet
 
 __all__ = ["JournalLoad", "count_lines", "load_journal"]

@@ -18,9 +18,9 @@ from deltalake import DeltaTable
 from typer.testing import CliRunner
 
 from feature_repo.lake import SCHEMAS, snapshot
+from feature_repo.lake_writer import append, lake_lock
 from pipelines.cli import main
 from pipelines.ingest import IngestError, IngestReport, ingest
-from pipelines.lake_writer import append, lake_lock
 from pipelines.mapping import built_in, load_mapping
 
 NOON = datetime(2018, 4, 1, 12, tzinfo=UTC)
@@ -244,7 +244,8 @@ def own_mapping(folder: Path, extra: str = "", **lines: str) -> Path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import ingest, lake_writer
+from feature_repo import lake_writer
+from pipelines import ingest
 real = lake_writer.append
 def append(con, lake, table, rows_sql, wrote=None):
     if table == "transactions":

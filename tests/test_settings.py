@@ -6,9 +6,9 @@ import stat
 import pytest
 
 from feature_repo.journal import Journal
+from feature_repo.lake_writer import lake_lock
 from feature_repo.settings import make_private, settings
 from feature_repo.store import open_store
-from pipelines.lake_writer import lake_lock
 from training.tracking import connect
 
 

@@ -5,19 +5,23 @@ found an id missing would both append it.
 """
 
 import fcntl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import Transaction
 
-from feature_repo.lake import SCHEMAS, no_rows_sql, snapshot
+from feature_repo.lake import TABLES, no_rows_sql, snapshot
 from feature_repo.settings import make_private
 
-__all__ = ["append", "lake_lock", "lake_rows_sql", "version_of"]
+__all__ = ["HOOKS", "append", "lake_lock", "lake_rows_sql", "position", "version_of"]
+
+HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
+"""What follows each commit: checkpoints, but no version is ever forgotten, for a training set may have named it."""
 
 _BATCH_ROWS = 100_000
 
@@ -38,11 +42,20 @@ def version_of(lake: Path, table: str) -> int | None:
         return None
 
 
+def position(lake: Path, table: str, application: str) -> int | None:
+    """How far ``application`` had come by the table's newest version, as it said to ``append``; None if it never did."""
+    try:
+        found = DeltaTable(str(lake / table)).transaction_version(application)
+    except TableNotFoundError:
+        return None
+    return None if found is None else int(found)
+
+
 def lake_rows_sql(lake: Path, table: str) -> str:
     """A DuckDB table expression over the table's newest version; of no rows if there is none."""
     if version_of(lake, table) is not None:
         return snapshot(lake / table).sql
-    return no_rows_sql(tuple((field.name, _sql_type(field.type)) for field in SCHEMAS[table]))
+    return no_rows_sql(tuple((field.name, _sql_type(field.type)) for field in TABLES[table]))
 
 
 def _sql_type(kind: pa.DataType) -> str:
@@ -51,6 +64,8 @@ def _sql_type(kind: pa.DataType) -> str:
         return kinds[str(kind)]
     if pa.types.is_timestamp(kind):
         return "TIMESTAMPTZ"
+    if pa.types.is_map(kind):
+        return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
     return f"DECIMAL({kind.precision}, {kind.scale})" if pa.types.is_decimal(kind) else ""
 
 
@@ -60,17 +75,19 @@ def append(
     table: str,
     rows_sql: str,
     wrote: Callable[[int], None] | None = None,
+    positions: Mapping[str, int] | None = None,
 ) -> int:
     """Append the rows of a query to a table of the lake in one commit, and return the new version.
 
     ``rows_sql`` yields the table's columns by name, ``event_day`` left out: it is derived here. Columns that may be
     null may be left out too. A table from before a column was there gets it, null in all that it holds. Call it under
-    `lake_lock`, with rows that the table does not have. ``wrote`` is called with the rows written so far.
+    `lake_lock`, with rows that the table does not have. ``wrote`` is called with the rows written so far. ``positions`` say
+    how far applications have come with this commit: they are there with its rows, or not at all.
 
     Raises:
         OSError: the commit failed (no space, no permission, a broken table); the table is as before.
     """
-    schema = SCHEMAS[table]
+    schema = TABLES[table]
     given = con.sql(f"SELECT * FROM ({rows_sql})").columns
     columns = ", ".join(
         name
@@ -93,6 +110,10 @@ def append(
             mode="append",
             partition_by=["event_day"],
             schema_mode="merge" if _lacks(lake / table, schema) else None,
+            commit_properties=CommitProperties(
+                app_transactions=[Transaction(name, at) for name, at in (positions or {}).items()]
+            ),
+            post_commithook_properties=HOOKS,
         )
     except DeltaError as error:
         raise OSError(
