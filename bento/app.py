@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from bento.exchange import JSON, failed, read_body, refuse, send_answer
 from bento.openapi import document
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, HistoryNeededError, Problem
+from bento.redaction import redacted
 from bento.score_batch import ScoreBatch
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ class _Post:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_ns = time.perf_counter_ns()
         serving: Serving = scope["app"].state.serving
+        body = b""
         try:
             body = await read_body(scope, receive)
             reply = await _answered(serving, self._verb, body, started_ns)
         except Exception as error:  # whatever it is, the sender gets an answer
-            problem = failed(serving, scope["path"], error)
+            problem = failed(serving, scope["path"], error, body)
             serving.metrics.answers.labels(self._verb, str(problem.status)).inc()
             await refuse(send, problem)
         else:
@@ -92,7 +94,8 @@ async def _description(request: Request) -> Response:
 
 
 async def _model(request: Request) -> Response:
-    return JSONResponse(request.app.state.serving.model())
+    # It says why a version was refused, in the words of whatever refused it.
+    return JSONResponse(redacted(request.app.state.serving.model()))
 
 
 async def _metrics(request: Request) -> Response:
@@ -123,7 +126,9 @@ async def _http_problem(request: Request, error: Exception) -> Response:
         raise error
     method, path, headers = request.method, request.url.path, dict(error.headers or {})
     if error.status_code == 405:
-        found = Problem("method-not-allowed", f"{method} {path}: use {headers.get('Allow')}")
+        # Starlette keeps them as a set, so their order is another in every process.
+        headers["Allow"] = ", ".join(sorted(headers["Allow"].split(", ")))
+        found = Problem("method-not-allowed", f"{method} {path}: use {headers['Allow']}")
     else:
         found = Problem("not-found", f"{method} {path}: see /v1/score and the others in /docs.json")
     return Response(found.body(), found.status, headers, MEDIA_TYPE)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from starlette.types import Message, Receive, Scope, Send
 
+from bento.logs import transaction_id_in
 from bento.problem import MEDIA_TYPE, Problem
 from bento.request import MAX_BODY_BYTES
 
@@ -69,12 +70,17 @@ async def refuse(send: Send, error: Problem) -> None:
     await send_answer(send, error.status, MEDIA_TYPE, error.body(), *again, *error.headers)
 
 
-def failed(serving: "Serving", path: str, error: Exception) -> Problem:
-    """What to answer for an error, which is counted; one that is no problem is a fault of ours, and is logged."""
+def failed(serving: "Serving", path: str, error: Exception, body: bytes = b"") -> Problem:
+    """What to answer for an error, which is counted; one that is no problem is a fault of ours, and is logged.
+
+    Args:
+        body: the request's, if there is one; the log names its transaction.
+    """
     if isinstance(error, Problem):
         serving.metrics.problems.labels(error.kind).inc()
         return error
     # The last stand: the sender gets an answer, the log gets the rest.
     serving.metrics.errors.labels("internal").inc()
-    _log.error("request failed", exc_info=error, extra={"path": path})
+    about = {"path": path, "transaction_id": transaction_id_in(body)}
+    _log.error("request failed", exc_info=error, extra=about)
     return Problem("internal-error", "nothing was decided; the service's log says why")

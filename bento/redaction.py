@@ -6,23 +6,24 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 from bento.api_keys import KEY_PATTERN
 from bento.card_numbers import masked
 
-__all__ = ["RedactingFilter", "Redactor", "redact", "secrets_of"]
+__all__ = ["HIDDEN", "RedactingFilter", "Redactor", "redact", "redacted", "secrets_of"]
 
 HIDDEN = "[redacted]"
+"""What stands in the place of a secret."""
 
 # Names under which deployments hand secrets to a process.
 _SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_KEY|ACCESS_KEY)$")
 _HEADERS_NAME = re.compile(r"^OTEL_EXPORTER_OTLP_.*HEADERS$")
 _PARAMETER = re.compile(r"(?:^|,)(?:ssl_)?password=([^,]+)")
 _USERINFO = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
-# A shorter value is not told from ordinary text: taking each "1" out of a log would leave none, and variables that end as a
-# secret's does may say "true".
-_SHORTEST, _SHORTEST_BY_NAME = 4, 6
+# A shorter value is not told from ordinary text: taking each "1" out of a log would leave none.
+_SHORTEST = 6
 
 _SHAPES = re.compile(
     rf"""(?x)
@@ -41,7 +42,7 @@ def secrets_of(environment: Mapping[str, str]) -> frozenset[str]:
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
     for name, value in environment.items():
-        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_BY_NAME:
+        if _SECRET_NAME.search(name):
             yield value
         if _HEADERS_NAME.search(name):
             yield from (unquote(pair.partition("=")[2].strip()) for pair in value.split(","))
@@ -77,6 +78,17 @@ def _of_this_process() -> Redactor:
 def redact(text: str) -> str:
     """The text without this process's secrets, API keys and card numbers; the environment is read once."""
     return _of_this_process()(text)
+
+
+def redacted(value: Any) -> Any:
+    """A JSON value with ``redact`` done to each text in it, keys included."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(str(name)): redacted(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(each) for each in value]
+    return value
 
 
 class RedactingFilter(logging.Filter):

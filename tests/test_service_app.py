@@ -183,6 +183,22 @@ def test_a_failure_inside_is_a_problem_that_tells_nothing_of_the_inside(client, 
     assert "the secret" in caplog.text
 
 
+def test_a_failure_names_its_transaction_in_the_log(client, serving, caplog):
+    serving.fail = RuntimeError("inside")
+    client.post("/v1/score", json={"transaction_id": "t7"})
+    assert [record.transaction_id for record in caplog.records] == ["t7"]
+
+
+def test_the_page_of_the_model_shows_no_secret(client, serving):
+    serving.model = lambda: {
+        "refused": "no registry at http://ops:a-password@host",
+        "features": ["a"],
+        "ready": True,
+    }
+    page = client.get("/v1/model").json()
+    assert page == {"refused": "no registry at http://[redacted]@host", "features": ["a"], "ready": True}
+
+
 def test_the_model_and_the_metrics_have_pages(client):
     assert client.get("/v1/model").json() == {"name": "fraud"}
     assert client.get("/metrics").headers["content-type"].startswith("text/plain")
