@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from bento.champion import MODEL_NAME, Champion, Champions
-from bento.metrics import Metrics
+from bento.metrics import STAGES, Metrics
 from bento.reasons import codes_of, explain, explain_rules
 from bento.recording import Recording
 from bento.request import Transaction
 from bento.rollout import Rollouts
 from bento.seen import DECISION, content_digest
+from bento.tracing import current_trace
 from bento.turn import Seen, Turn
 
 __all__ = ["STATUS_OF_DECISION", "Reply", "Scorer", "answer"]
@@ -99,6 +100,9 @@ class Scorer:
         recording.seen.add(transaction.transaction_id, DECISION, digest, location)
         ends.append(time.perf_counter_ns())
         self._metrics.stages(ends)
+        trace = current_trace()
+        if trace is not None:
+            trace.stages(STAGES, ends)
         self._metrics.decisions.labels(decision, seen.degraded or "no").inc()
         if score is not None:
             self._metrics.scores.observe(score)

@@ -15,6 +15,7 @@ from bento.health import Health
 from bento.history import NOTHING_FOUND, Found, History
 from bento.inspection import decision_document, features_document, find_decision
 from bento.kept import KeptChampion
+from bento.logs import transaction_id_in
 from bento.metrics import Metrics
 from bento.online import online_client, open_serving_store
 from bento.problem import HistoryNeededError, problem
@@ -164,7 +165,8 @@ class Serving:
             return _VERBS[verb](self, body, started_ns, *found)
         except STORE_FAILURES as error:
             self.metrics.errors.labels("store").inc()
-            _log.error("the store or the journal does not answer", exc_info=error, extra={"verb": verb})
+            about = {"verb": verb, "transaction_id": transaction_id_in(body)}
+            _log.error("the store or the journal does not answer", exc_info=error, extra=about)
             raise problem("unavailable", None, "nothing was done; send the same again in a moment") from error
 
     def score(self, body: bytes, started_ns: int) -> Reply:
