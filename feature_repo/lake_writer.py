@@ -18,12 +18,15 @@ from deltalake.transaction import Transaction
 from feature_repo.lake import TABLES, no_rows_sql, snapshot
 from feature_repo.settings import make_private
 
-__all__ = ["HOOKS", "append", "lake_lock", "lake_rows_sql", "position", "version_of"]
+__all__ = ["HOOKS", "append", "lake_lock", "lake_rows_sql", "position", "tidy", "version_of"]
 
 HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
 """What follows each commit: checkpoints, but no version is ever forgotten, for a training set may have named it."""
 
 _BATCH_ROWS = 100_000
+# Small appends all day long make thousands of files, each of which costs every reader some 0.3 ms.
+_FILES_A_DAY = 64
+_LARGE_BYTES = 64 * 1024 * 1024
 
 
 @contextmanager
@@ -123,6 +126,25 @@ def append(
     if version is None:
         raise RuntimeError(f"{lake / table}: no Delta table after a commit; was it removed meanwhile?")
     return version
+
+
+def tidy(lake: Path, table: str) -> None:
+    """Put the small files of each day together where there are many; call it under `lake_lock`.
+
+    Versions before keep their files: what was pinned stays readable.
+    """
+    found = DeltaTable(str(lake / table))
+    files = pa.table(found.get_add_actions(flatten=True))
+    days: dict[str, int] = {}
+    for day, size in zip(
+        files["partition.event_day"].to_pylist(), files["size_bytes"].to_pylist(), strict=True
+    ):
+        if size < _LARGE_BYTES:
+            days[str(day)] = days.get(str(day), 0) + 1
+    for day in sorted(day for day, count in days.items() if count > _FILES_A_DAY):
+        found.optimize.compact(
+            [("event_day", "=", day)], target_size=_LARGE_BYTES, post_commithook_properties=HOOKS
+        )
 
 
 def _lacks(path: Path, schema: pa.Schema) -> bool:
