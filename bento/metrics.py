@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from bento.cells import Cells
 from bento.counting import Meters, observe_each
+from bento.problem import KINDS
 
 __all__ = ["STAGES", "Metrics"]
 
@@ -21,6 +22,7 @@ _SECONDS = (
 )
 # Probabilities of fraud: dense near zero, where nearly all transactions lie.
 _SCORES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_PARTS = ("features", "internal", "model", "record", "store")
 
 
 class Metrics:
@@ -49,11 +51,28 @@ class Metrics:
         self.backlog = meters.gauge(
             "fraud_backlog_events", "Events that wait for the store to answer.", over_workers=sum
         )
+        # Any worker may load the journal, and one that did not knows less of it: the least is true.
         self.journal_lag_bytes = meters.gauge(
-            "fraud_journal_lag_bytes", "Journalled, and not in the lake yet.", over_workers=sum
+            "fraud_journal_lag_bytes", "Journalled, and not in the lake yet.", over_workers=min
         )
         self.journal_lag_seconds = meters.gauge(
-            "fraud_journal_lag_seconds", "How long the oldest that is not in the lake yet has been journalled."
+            "fraud_journal_lag_seconds",
+            "How long the oldest that is not in the lake yet has been journalled.",
+            over_workers=min,
+        )
+        self.store_whole = meters.gauge(
+            "fraud_store_whole",
+            "1: the online store is known to hold all that was recorded; 0: features are not read.",
+            over_workers=min,
+        )
+        self.replayed = meters.counter(
+            "fraud_events_recorded_again", "Events recorded again from the journal, which counts once."
+        )
+        self.journal_waiting = meters.gauge(
+            "fraud_journal_waiting_lines", "Lines that wait for the journal's disk.", over_workers=sum
+        )
+        self.journal_lost = meters.counter(
+            "fraud_journal_lost_lines", "Lines that neither the journal's disk nor memory could take."
         )
         self.ready = meters.gauge(
             "fraud_ready_workers",
@@ -78,6 +97,18 @@ class Metrics:
         )
         self.model = meters.gauge("fraud_model_info", "1: it serves; 0: it did.", ["name", "version"])
         self._serving: tuple[str, str] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Show what is sure to be counted as 0: of a series that begins with 1 Prometheus sees no increase."""
+        for part in _PARTS:
+            self.errors.labels(part)
+        for kind in KINDS:
+            self.problems.labels(kind)
+        for decision in ("approve", "review", "decline"):
+            self.decisions.labels(decision, "no")
+        self.answers.labels("score", "200")
+        self.backlog.set(0)
 
     def serves(self, name: str, version: str) -> None:
         """Show which model serves from now on."""
@@ -85,6 +116,12 @@ class Metrics:
             self.model.labels(*self._serving).set(0)
         self.model.labels(name, version).set(1)
         self._serving = name, version
+
+    def journal_waits(self, waiting: int, lost: int) -> None:
+        """Show that so many lines wait for the journal's disk, and that so many more are lost."""
+        self.journal_waiting.set(waiting)
+        if lost:
+            self.journal_lost.inc(lost)
 
     def stages(self, ends_ns: list[int]) -> None:
         """Count one scored request; ``ends_ns``: its start and the end of each stage, monotonic."""
