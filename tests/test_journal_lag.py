@@ -13,7 +13,7 @@ class Journal:
     def __init__(self, folder):
         self.folder, self.now, self.loaded = folder, 100.0, 0
         self.metrics = Metrics()
-        self.lag = JournalLag(folder, lambda: self.size - self.loaded, self.metrics, lambda: self.now)
+        self.lag = JournalLag(folder, self.metrics, lambda: self.now)
 
     @property
     def size(self):
@@ -24,7 +24,7 @@ class Journal:
             file.write(b"x" * size)
 
     def look(self):
-        self.lag()
+        self.lag.report(self.size - self.loaded)
         found = shown(self.metrics.meters)
         return found["fraud_journal_lag_bytes",], found["fraud_journal_lag_seconds",]
 
@@ -55,12 +55,26 @@ def test_the_lag_is_that_of_the_oldest_byte_that_is_not_loaded(tmp_path):
 
 def test_a_lake_that_stands_still_for_long_is_told_from_its_beginning_in_bounded_memory(tmp_path):
     journal = Journal(tmp_path)
-    for _ in range(10_000):
+    journal.lag.report(0)
+    for _ in range(5_000):
         journal.grow(1)
         journal.now += 1
-        journal.lag()
-    assert journal.look() == (10_000, 9_999)
+        journal.lag.show()
+    assert journal.look() == (5_000, 4_999)
     assert len(journal.lag._marks) <= 4096
+
+
+def test_a_loader_that_reports_no_more_is_seen_by_a_lag_that_grows(tmp_path):
+    journal = Journal(tmp_path)
+    journal.lag.show()
+    assert ("fraud_journal_lag_bytes",) not in shown(journal.metrics.meters)
+    assert journal.look() == (0, 0)
+    for _ in range(3):
+        journal.now += 5
+        journal.grow(2)
+        journal.lag.show()
+    found = shown(journal.metrics.meters)
+    assert (found["fraud_journal_lag_bytes",], found["fraud_journal_lag_seconds",]) == (6, 10)
 
 
 def test_whatever_comes_and_goes_the_lag_is_never_less_than_it_is(tmp_path):
