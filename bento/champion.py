@@ -87,6 +87,7 @@ def _plan(store: FeatureStore, bundle: Bundle) -> tuple[OnlinePlan, bool]:
         claim(client, store.project, plan.views)
         lacking = plan.missing_state()
         if not lacking:
+            plan.watch()
             return plan, resolved is registered or registered is None
         missing = missing or lacking
     if not found:

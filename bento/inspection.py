@@ -9,6 +9,7 @@ from bento.champion import MODEL_NAME, Champion
 from bento.problem import problem
 from bento.recording import Recording
 from bento.seen import DECISION
+from feature_repo.windows.reading import StateLostError
 
 __all__ = ["decision_document", "features_document", "find_decision"]
 
@@ -31,10 +32,14 @@ def features_document(champion: Champion, recording: Recording, row: Mapping[str
         if row.get(key) is None:
             raise problem("missing-field", key, "features of this model are kept by it; send it as text")
     with recording.store():
-        if not recording.caught_up():
-            raise problem("unavailable", None, "events wait to be recorded; ask again in a moment")
+        why_not = recording.why_not()
+        if why_not is not None:
+            raise problem("unavailable", None, f"the state lacks events ({why_not}); ask again in a moment")
         try:
             read = champion.plan.read([row])
+        except StateLostError as error:
+            recording.state_lost()
+            raise problem("unavailable", None, str(error)) from error
         except LookupError as error:
             raise problem("history-dropped", None, str(error)) from error
     values = read.values[0].tolist()

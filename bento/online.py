@@ -1,5 +1,6 @@
 """The feature store for serving: as everyone opens it, with a client that does not wait."""
 
+from itertools import count
 from typing import Any
 
 import redis
@@ -9,7 +10,7 @@ from redis.retry import Retry
 
 from feature_repo.store import open_store
 
-__all__ = ["STORE_TIMEOUT_S", "online_client", "open_serving_store"]
+__all__ = ["STORE_TIMEOUT_S", "connections_made", "online_client", "open_serving_store"]
 
 STORE_TIMEOUT_S = 0.2
 """How long the online store may take to connect, and to answer: a read takes a millisecond."""
@@ -25,10 +26,33 @@ def open_serving_store() -> FeatureStore:
     client = online_client(store)
     client.set_retry(Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)))
     client.get_connection_kwargs().update(
-        socket_timeout=STORE_TIMEOUT_S, socket_connect_timeout=STORE_TIMEOUT_S
+        socket_timeout=STORE_TIMEOUT_S,
+        socket_connect_timeout=STORE_TIMEOUT_S,
+        redis_connect_func=_CONNECTIONS.connected,
     )
     client.connection_pool.disconnect()
     return store
+
+
+class _Connections:
+    """Counts the connections of this process's clients: at each the server may be another one than before."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self._next = count(1)
+
+    def connected(self, connection: Any) -> None:
+        """What redis-py does as a connection is made, and count it."""
+        connection.on_connect()
+        self.made = next(self._next)
+
+
+_CONNECTIONS = _Connections()
+
+
+def connections_made() -> int:
+    """How many connections to online stores this process has made."""
+    return _CONNECTIONS.made
 
 
 def online_client(store: FeatureStore) -> Any:

@@ -4,29 +4,45 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 
 from bento.metrics import Metrics
+from bento.patient_journal import LineLostError, PatientJournal, in_memory
 from bento.problem import problem
 from bento.seen import DECISION, Entry, Seen, content_digest, derived_kind
-from feature_repo.journal import Journal, Location, derived_of_event
+from feature_repo.journal import Location, derived_of_event
 from feature_repo.windows.event_values import NOTHING, Taken, Values
 from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.recorder import Written
 
-__all__ = ["BACKLOG_LIMIT", "PAUSE_S", "STORE_FAILURES", "Recorded", "Recording"]
+if TYPE_CHECKING:
+    from bento.catching_up import CatchingUp
+    from bento.replaying import Replayed
+
+__all__ = [
+    "BACKLOG_LIMIT",
+    "CATCHING_UP",
+    "PAUSE_S",
+    "STATE_LOST",
+    "STORE_FAILURES",
+    "Recorded",
+    "Recording",
+]
 
 STORE_FAILURES = (redis.RedisError, OSError)
 """What the store raises when it does not answer; anything else is a fault of the event or of the code."""
 
 BACKLOG_LIMIT = 100_000
-"""Scored events kept for a store that does not answer, about 100 MB; older ones reach the lake only."""
+"""Scored events kept for a store that does not answer, about 100 MB; if there are more, the journal is recorded again."""
+
+CATCHING_UP, STATE_LOST = "store-catching-up", "state-lost"
+"""Why features are not read: events are recorded first that waited; history has to be loaded first."""
 
 PAUSE_S = 1.0
 """For how long a store that did not answer is not asked again: each try holds up every request behind it."""
@@ -52,7 +68,7 @@ class Recording:
     def __init__(
         self,
         recorder: LiveRecorder,
-        journal: Journal,
+        journal: PatientJournal,
         seen: Seen,
         metrics: Metrics,
         clock_us: Callable[[], int],
@@ -62,6 +78,10 @@ class Recording:
         self._recorder, self._metrics, self._clock_us = recorder, metrics, clock_us
         self._monotonic, self._ask_again_at = monotonic, 0.0
         self._backlog: deque[dict[str, Any]] = deque(maxlen=BACKLOG_LIMIT)
+        self._overflowed = False
+        # Of what became known by the store's clock; this process's own must not fall behind it.
+        self._newest_us = 0
+        self.catching_up: CatchingUp | None = None
 
     @contextmanager
     def store(self) -> Iterator[None]:
@@ -108,8 +128,9 @@ class Recording:
         Raises:
             Problem: the id stands for other content.
             LackingValueError: it takes over more; nothing is recorded.
-            RedisError, OSError: the store or the journal does not answer; a retry is safe.
+            RedisError, OSError: the store or the journal's disk does not answer; a retry is safe.
         """
+        self._require_disk(self.journal.settle())
         key, digest = event["transaction_id"], content_digest(event)
         kinds = (table, DECISION) if table == "transactions" else (table,)
         for entry in self.find(key, digest, *kinds).values():
@@ -117,6 +138,7 @@ class Recording:
         with self.store():
             written = self._write(table, event, taken)
         location = self._journal(table, event, digest, written)
+        self._require_disk(not in_memory(location))
         self.seen.add(key, table, digest, location)
         self._metrics.recorded.labels(table).inc()
         return Recorded(written.known_us, repeated=False)
@@ -136,8 +158,44 @@ class Recording:
             written = Written(self._known_us(event), {})
             self._keep(_known(event, written.known_us), error)
         self._metrics.recorded.labels("transactions").inc()
-        self._journal("transactions", event, digest, written)
+        # It is counted there; the decision's line says so, and the payment is decided all the same.
+        with suppress(LineLostError):
+            self._journal("transactions", event, digest, written)
         return written.known_us
+
+    def keep_decision(self, record: dict[str, Any], digest: str) -> None:
+        """Journal a decision. Where its line must wait, or is lost, the record says so as ``degraded``."""
+        with suppress(LineLostError):
+            location = self.journal.decision(record)
+            self.seen.add(record["transaction_id"], DECISION, digest, location)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no event waits for the store."""
+        return not self._backlog and not self._overflowed
+
+    def store_answers(self, answers: bool) -> None:
+        """Told by whoever looks after the store beside the requests: while it does not answer, no request waits for it."""
+        if answers:
+            self._ask_again_at = 0.0
+        elif self._ask_again_at:
+            self._ask_again_at = self._monotonic() + PAUSE_S
+
+    def why_not(self) -> str | None:
+        """Why features must not be read, or None; to be asked before a read and after it.
+
+        Raises:
+            RedisError, OSError: the store does not answer.
+        """
+        if not self.caught_up():
+            return CATCHING_UP
+        return None if self.catching_up is None else self.catching_up.why_not()
+
+    def state_lost(self) -> str:
+        """A read has found the state gone; returns why features must not be read."""
+        if self.catching_up is not None:
+            self.catching_up.suspect(STATE_LOST)
+        return STATE_LOST
 
     def caught_up(self) -> bool:
         """Whether the state holds every scored event; records some of those that waited for the store.
@@ -147,6 +205,15 @@ class Recording:
         Raises:
             RedisError, OSError: the store still does not answer.
         """
+        if self._overflowed:
+            # The journal has those that were let go of, and the others.
+            self._backlog.clear()
+            self._overflowed = False
+            if self.catching_up is not None:
+                self.catching_up.suspect()
+            return False
+        if self.catching_up is not None and self.catching_up.found:
+            self._journal_found(self.catching_up.found)
         if not self._backlog:
             return True
         waiting = list(islice(self._backlog, _DRAINED_AT_ONCE))
@@ -160,12 +227,27 @@ class Recording:
                 self._journal("transactions", event, content_digest(event), each)
         return not self._backlog
 
+    def _journal_found(self, found: "deque[Replayed]") -> None:
+        """Journal what was computed of events as they were recorded again; their lines were written without it."""
+        while found:
+            each = found.popleft()
+            digest = content_digest(each.event)
+            with suppress(LineLostError):
+                self._journal(each.table, each.event, digest, Written(each.known_us, each.values))
+
+    def _require_disk(self, takes: bool) -> None:
+        if not takes:
+            raise OSError(f"{self.journal.folder}: the journal's disk takes nothing")
+
     def _write(self, table: str, event: Mapping[str, Any], taken: Taken = NOTHING) -> Written:
         """Write the event into the state, if there is one of its table."""
         known_us = self._known_us(event)
         if self._recorder.passes_by(table, known_us):
             return Written(known_us, {})
-        return self._recorder.write(table, [event], [taken])[0]
+        (written,) = self._recorder.write(table, [event], [taken])
+        if event["created_timestamp"] is None:
+            self._newest_us = max(self._newest_us, written.known_us)
+        return written
 
     def _journal(self, table: str, event: Mapping[str, Any], digest: str, written: Written) -> Location:
         location = self.journal.event(table, _known(event, written.known_us), written.values)
@@ -174,11 +256,18 @@ class Recording:
         return location
 
     def _known_us(self, event: Mapping[str, Any]) -> int:
-        """The known time that the event comes with, else now by this process's clock; microseconds."""
-        created = event["created_timestamp"]
-        return self._clock_us() if created is None else (created - _EPOCH) // timedelta(microseconds=1)
+        """The known time that the event comes with, else now, microseconds.
+
+        Now is by this process's clock, but after all that became known before by the store's: what was read until then did
+        not count this event.
+        """
+        created: datetime | None = event["created_timestamp"]
+        if created is not None:
+            return (created - _EPOCH) // timedelta(microseconds=1)
+        return max(self._clock_us(), self._newest_us + 1)
 
     def _keep(self, event: dict[str, Any], error: Exception) -> None:
+        self._overflowed = self._overflowed or len(self._backlog) == BACKLOG_LIMIT
         self._backlog.append(event)
         self._metrics.backlog.set(len(self._backlog))
         self._metrics.errors.labels("record").inc()

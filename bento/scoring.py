@@ -19,6 +19,7 @@ from bento.rollout import Rollouts
 from bento.seen import DECISION, content_digest
 from bento.tracing import current_trace
 from bento.turn import Seen, Turn
+from feature_repo.windows.reading import StateLostError
 
 __all__ = ["STATUS_OF_DECISION", "Reply", "Scorer", "answer"]
 
@@ -66,7 +67,6 @@ class Scorer:
 
         Raises:
             Problem: the id was sent before with other content.
-            OSError: the journal cannot be written; nothing is answered, and a retry is safe.
         """
         ends = [started_ns, time.perf_counter_ns()]
         digest = content_digest(transaction.event(""))
@@ -96,14 +96,13 @@ class Scorer:
         record["created_timestamp_us"] = known_us
         record["latency_us"] = (time.perf_counter_ns() - started_ns) // 1000
         record["decided_at_us"] = self._clock_us()
-        location = recording.journal.decision(record)
-        recording.seen.add(transaction.transaction_id, DECISION, digest, location)
+        recording.keep_decision(record, digest)
         ends.append(time.perf_counter_ns())
         self._metrics.stages(ends)
         trace = current_trace()
         if trace is not None:
             trace.stages(STAGES, ends)
-        self._metrics.decisions.labels(decision, seen.degraded or "no").inc()
+        self._metrics.decisions.labels(decision, record["degraded"] or "no").inc()
         if score is not None:
             self._metrics.scores.observe(score)
         return Reply(answer(record))
@@ -114,10 +113,18 @@ class Scorer:
             return Seen(None, known_us, {}, "no-model")
         try:
             with self._recording.store():
-                if not self._recording.caught_up():
-                    return Seen(None, known_us, {}, "store-catching-up")
+                why_not = self._recording.why_not()
+                if why_not is not None:
+                    return Seen(None, known_us, {}, why_not)
                 rows = [transaction.entity_row()]
                 read = champion.plan.read(rows) if turn is None else turn.read(champion, rows)
+                # The store may have become another one in between.
+                why_not = self._recording.why_not()
+                if why_not is not None:
+                    return Seen(None, known_us, {}, why_not)
+        except StateLostError as error:
+            self._failed("features", transaction, error)
+            return Seen(None, known_us, {}, self._recording.state_lost())
         except Exception as error:  # whatever it is, the payment must be decided: by the rules
             self._failed("features", transaction, error)
             # The plan says so of an instant whose windows reach back to events that the state has dropped.

@@ -9,11 +9,13 @@ import hashlib
 import json
 import logging
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bento.patient_journal import RETRY_S, PatientJournal, in_memory
 from feature_repo.journal import Location, derived_of_event, read_lines, row_of_event
 
 __all__ = ["DECISION", "Entry", "Seen", "content_digest", "derived_kind"]
@@ -54,26 +56,81 @@ def derived_kind(table: str) -> str:
 class Seen:
     """The index of the journal in ``folder``; opening it reads what the journal holds and the index does not.
 
-    Several processes may share a folder. Not thread-safe.
+    Several processes may share a folder. Not thread-safe. While its disk takes nothing, what is added stays in memory, as do
+    entries of lines that wait for the disk themselves.
+
+    Args:
+        journal: whose lines may have to wait for the disk.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, journal: PatientJournal | None = None) -> None:
+        self._folder, self._journal = folder, journal
+        self._unsaved: dict[str, dict[str, Entry]] = {}
+        self._save_at = float("-inf")
         self._db = _open(folder / "seen.db")
         self._catch_up()
 
     def find(self, key: str) -> dict[str, Entry]:
         """Everything known of an id, by kind; empty for an id never seen."""
-        rows = self._db.execute("SELECT kind, digest, file, offset, length FROM seen WHERE id = ?", (key,))
-        return {kind: Entry(digest, Location(*where)) for kind, digest, *where in rows}
+        if self._unsaved:
+            self._save()
+        try:
+            rows = self._db.execute(
+                "SELECT kind, digest, file, offset, length FROM seen WHERE id = ?", (key,)
+            ).fetchall()
+        except sqlite3.OperationalError as error:
+            # It is recorded again then, which counts once.
+            _log.error("%s: an id cannot be looked up, and is taken for a new one: %s", self._folder, error)
+            rows = []
+        found = {kind: Entry(digest, Location(*where)) for kind, digest, *where in rows}
+        return {**self._unsaved[key], **found} if key in self._unsaved else found
 
     def add(self, key: str, kind: str, digest: str, location: Location) -> None:
         """Remember an id; what was remembered first stays."""
-        row = (key, kind, digest, location.file, location.offset, location.length)
-        self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?, ?)", row)
+        if self._unsaved:
+            self._save()
+        if in_memory(location) or not self._insert(key, kind, Entry(digest, location)):
+            self._unsaved.setdefault(key, {}).setdefault(kind, Entry(digest, location))
+
+    def _insert(self, key: str, kind: str, entry: Entry) -> bool:
+        """Write an entry; False if the disk does not take it."""
+        where = entry.location
+        row = (key, kind, entry.digest, where.file, where.offset, where.length)
+        try:
+            self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?, ?)", row)
+        except sqlite3.OperationalError as error:
+            if not self._unsaved:
+                _log.error("%s: the index stays in memory: %s", self._folder, error)
+            return False
+        return True
+
+    def _save(self) -> None:
+        """Write what could not be written before; twice a second at most."""
+        if time.monotonic() < self._save_at:
+            return
+        for key, kinds in list(self._unsaved.items()):
+            for kind, entry in list(kinds.items()):
+                where = self._place(entry.location)
+                if where is not None:
+                    kinds[kind] = Entry(entry.digest, where)
+                if where is None or not self._insert(key, kind, kinds[kind]):
+                    self._save_at = time.monotonic() + RETRY_S
+                    return
+                del kinds[kind]
+            del self._unsaved[key]
+        if self._journal is not None:
+            self._journal.forget_moved()
+
+    def _place(self, location: Location) -> Location | None:
+        """Where a line stands in a file; None while it waits."""
+        if not in_memory(location) or self._journal is None:
+            return location
+        return self._journal.moved(location)
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what could not be written before, if that is possible by now, and close the file."""
+        self._save_at = float("-inf")
+        self._save()
         self._db.close()
 
     def _catch_up(self) -> None:

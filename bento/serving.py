@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from bento.catching_up import CatchingUp
 from bento.champion import MODEL_NAME, Champion, Champions
 from bento.explanations import Explanations
 from bento.following import Following
@@ -18,8 +19,10 @@ from bento.kept import KeptChampion
 from bento.logs import transaction_id_in
 from bento.metrics import Metrics
 from bento.online import online_client, open_serving_store
+from bento.patient_journal import PatientJournal
 from bento.problem import HistoryNeededError, problem
 from bento.recording import STORE_FAILURES, Recorded, Recording
+from bento.replaying import Replaying
 from bento.request import (
     Chargeback,
     Transaction,
@@ -35,10 +38,12 @@ from bento.rollout_metrics import RolloutMetrics
 from bento.score_batch import MAX_BATCH
 from bento.scoring import Reply, Scorer
 from bento.seen import DECISION, Seen
-from feature_repo.journal import Journal, now_us
+from feature_repo.journal import now_us
 from feature_repo.settings import settings
 from feature_repo.windows.event_values import LackingValueError
 from feature_repo.windows.live_recorder import LiveRecorder
+from feature_repo.windows.plan import OnlinePlan
+from feature_repo.windows.reading import StateLostError
 from feature_repo.windows.spec import ViewSpec
 from training.ledger import Ledger
 from training.rollout_registry import RolloutRegistry
@@ -103,8 +108,8 @@ class Serving:
                 champions, registry, folder=kept, ledger=Ledger(), clock_us=clock_us
             )
         rollouts = rollouts or Rollouts(champions, None)
-        journal = Journal(settings().journal, clock_us)
-        seen = Seen(settings().journal)
+        journal = PatientJournal(settings().journal, clock_us, on_change=metrics.journal_waits)
+        seen = Seen(settings().journal, journal)
         store = open_serving_store()
         recorder = LiveRecorder.open(store)
         recording = Recording(recorder, journal, seen, metrics, clock_us)
@@ -120,6 +125,15 @@ class Serving:
         )
         serving.champions.refresh()
         serving.rollouts.refresh()
+        client = online_client(store)
+        recording.catching_up = CatchingUp(
+            client,
+            Replaying(client, recorder, settings().journal),
+            lambda: serving.plans,
+            recording,
+            metrics,
+        )
+        recording.catching_up.start()
         serving.champions.start()
         serving.following.start()
         serving.health.start()
@@ -130,6 +144,8 @@ class Serving:
         self.champions.stop()
         self.following.stop()
         self.health.stop()
+        if self.recording.catching_up is not None:
+            self.recording.catching_up.stop()
         self.recording.seen.close()
         self.recording.journal.close()
         self.metrics.cells.close()
@@ -138,6 +154,14 @@ class Serving:
     def reads(self) -> tuple[ViewSpec, ...]:
         """The definitions whose state is read here, by the champion or its challenger."""
         return (*self.champions.reads, *self.rollouts.reads)
+
+    @property
+    def plans(self) -> list[OnlinePlan]:
+        """The plans by which the champion and its challenger read, the champion's first."""
+        arrangement = self.rollouts.current
+        trial = None if arrangement is None else arrangement.trial
+        models = [self.champions.current, None if trial is None else trial.challenger]
+        return [model.plan for model in models if model is not None]
 
     def definitions_changed(self) -> None:
         """Say to whoever reads that other definitions are registered, or that their state may be complete by now."""
@@ -275,6 +299,9 @@ class Serving:
             return _what_if(champion, parsed)
         except STORE_FAILURES as error:
             raise problem("unavailable", None, "the store does not answer; ask again in a moment") from error
+        except StateLostError as error:
+            self.recording.state_lost()
+            raise problem("unavailable", None, str(error)) from error
         except LookupError as error:
             raise problem("history-dropped", None, str(error)) from error
 

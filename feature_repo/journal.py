@@ -119,8 +119,18 @@ class Journal:
         """The line at ``location``, as an earlier :meth:`decision` or :meth:`event` returned it."""
         with (self.folder / location.file).open("rb") as file:
             file.seek(location.offset)
-            line: dict[str, Any] = json.loads(file.read(location.length))
-        return line
+            return self.parse(file.read(location.length))
+
+    @staticmethod
+    def line(record: Mapping[str, Any]) -> bytes:
+        """A record as it stands in a file."""
+        return (_encode(record) + "\n").encode()
+
+    @staticmethod
+    def parse(line: bytes) -> dict[str, Any]:
+        """The inverse of ``line``."""
+        record: dict[str, Any] = json.loads(line)
+        return record
 
     def close(self) -> None:
         """Sync and close the files."""
@@ -128,8 +138,7 @@ class Journal:
             self._files.popitem()[1].close()
 
     def _append(self, kind: str, record: Mapping[str, Any]) -> Location:
-        line = (_encode(record) + "\n").encode()
-        return self._file(kind).append(line)
+        return self._file(kind).append(self.line(record))
 
     def _file(self, kind: str) -> "_AppendOnly":
         day = self._clock_us() // _DAY_US

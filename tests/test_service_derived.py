@@ -19,8 +19,10 @@ import pytest
 import redis
 from feast import FeatureService
 
+from bento.online import online_client
 from bento.problem import HistoryNeededError, Problem
 from bento.recording import PAUSE_S
+from bento.replaying import Replaying
 from bento.serving import Serving
 from feature_repo.activity import customer_activity, customer_settled
 from feature_repo.entities import customer, terminal
@@ -32,6 +34,7 @@ from feature_repo.sources import chargebacks, transactions
 from feature_repo.store import open_store
 from feature_repo.windows import embedded
 from feature_repo.windows.derived import derive
+from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.view import windowed_view
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
@@ -79,8 +82,15 @@ def home(tmp_path_factory):
     with deployed(folder, TRANSACTIONS, CHARGEBACKS, more=definitions) as store:
         with closing(Journal(folder / "journal")) as journal:
             journal.event("transactions", OLDER)
+        say_that_it_is_recorded(store, folder / "journal")
         promote(registered(folder / "model", store, service=SERVICE))
         yield folder
+
+
+def say_that_it_is_recorded(store, journal):
+    """As a service does that has recorded what stands in the journal: the next one need not record it again."""
+    with closing(LiveRecorder.open(store)) as recorder:
+        Replaying(online_client(store), recorder, journal).mark()
 
 
 def live_rows():

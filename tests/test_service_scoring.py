@@ -15,6 +15,7 @@ import redis
 from bento import online
 from bento.champion import Champions
 from bento.metrics import STAGES
+from bento.patient_journal import RETRY_S
 from bento.problem import Problem
 from bento.recording import PAUSE_S
 from bento.serving import MAX_BATCH, Serving
@@ -25,6 +26,7 @@ from feature_repo.windows import embedded
 from feature_repo.windows.plan import OnlinePlan
 from pipelines.load_journal import load_journal
 from tests.deployments import LOADED_UNTIL, SERVICE, body_of, deployed, events, make_bundle
+from tests.faults import full_disk
 from training.bundle import Bundle
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -403,17 +405,29 @@ def test_rules_decide_when_the_model_fails_and_the_features_are_journalled(servi
     )
 
 
-def test_a_journal_that_cannot_be_written_is_a_503_and_a_retry_succeeds(serving, deployment):
-    request = fresh()
-    serving.recording.journal.close()
-    journal = deployment / "journal"
-    moved = journal.rename(deployment / "away")
-    try:
-        assert problem_of(serving, "score", request).status == 503
-    finally:
-        moved.rename(journal)
-    assert score(serving, request)["degraded"] is None
-    decision_of(deployment, request["transaction_id"])
+def test_while_the_journal_s_disk_is_full_payments_are_decided_and_what_is_only_recorded_is_refused(
+    serving, deployment
+):
+    before, request, recorded = fresh(), fresh(), fresh()
+    score(serving, before)
+    with full_disk():
+        first = send(serving, "score", request)
+        answer = json.loads(first.body)
+        assert (answer["degraded"], answer["model"]["version"]) == ("journal-in-memory", "7")
+        assert answer["score"] is not None
+        again = send(serving, "score", request)
+        assert (again.body, again.repeated) == (first.body, True)
+        assert problem_of(serving, "score", {**request, "amount": "1"}).status == 409
+        assert problem_of(serving, "transaction", recorded).status == 503
+        assert counted(serving)["fraud_journal_waiting_lines"] == 2
+    time.sleep(RETRY_S)
+    assert score(serving, fresh())["degraded"] is None
+    assert send(serving, "score", request).body == first.body
+    assert not send(serving, "transaction", recorded).repeated
+    assert decision_of(deployment, request["transaction_id"])["degraded"] == "journal-in-memory"
+    for each in (before, request, recorded):
+        assert len(events_of(deployment, each["transaction_id"])) == 1
+    assert counted(serving)["fraud_journal_waiting_lines"] == 0
 
 
 def test_a_batch_asks_and_leaves_no_trace(serving, deployment):

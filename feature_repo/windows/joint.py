@@ -26,6 +26,7 @@ class JointPlan:
         views = list(dict.fromkeys([*first.state_views, *second.state_views]))
         self._first, self._second = first, second
         self._reader = StateReader(first.client, views)
+        self._reader.require((*first.marks, *second.marks))
         self._of_first = [views.index(view) for view in first.state_views]
         self._of_second = [views.index(view) for view in second.state_views]
         windows, transforms = _same_windows(first, second), _same_transforms(first, second)

@@ -5,6 +5,7 @@ another format never reads old bytes; the entity's values follow, each with its 
 """
 
 from collections.abc import Iterable
+from hashlib import blake2b
 
 from feature_repo.windows.spec import ViewSpec
 
@@ -55,6 +56,16 @@ def loaded_key(project: str, spec: ViewSpec) -> bytes:
     It expires as the states do that were loaded; recorders keep it up as they keep those up.
     """
     return view_prefix(project, spec) + b"loaded"
+
+
+def whole_key(project: str, specs: Iterable[ViewSpec]) -> bytes:
+    """The mark of a plan that reads these views: their state was whole when it was put there, and goes with the state."""
+    prefixes = sorted(view_prefix(project, spec) for spec in specs)
+    return (
+        project_prefix(project)
+        + b":whole:"
+        + blake2b(b"\n".join(prefixes), digest_size=8).hexdigest().encode()
+    )
 
 
 def floor_key(project: str, spec: ViewSpec) -> bytes:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from feature_repo.windows.columns import fill_reals
 from feature_repo.windows.evaluate import Integers
+from feature_repo.windows.keys import whole_key
 from feature_repo.windows.live import incomplete
 from feature_repo.windows.reading import StateReader as StateReader
 from feature_repo.windows.reading import StateView as StateView
@@ -61,6 +62,8 @@ class OnlinePlan:
         self.client = client
         self._project = project
         self._reader = StateReader(client, views)
+        self._mark = whole_key(project, self.views)
+        self.marks: tuple[bytes, ...] = ()
         self.transforms = tuple(transforms)
         self._computed = [a.name for spec in self.views for a in spec.aggregates]
         self.request_columns = tuple(
@@ -92,6 +95,16 @@ class OnlinePlan:
         """Views into whose state no history was ever loaded under their present definition, or not all that it needs."""
         return incomplete(self.client, self._project, self.views)
 
+    def watch(self) -> None:
+        """Put a mark beside the state, which is whole; from now on a read raises StateLostError if it is gone.
+
+        Raises:
+            redis.RedisError: no answer.
+        """
+        self.client.set(self._mark, b"1")
+        self.marks = (self._mark,)
+        self._reader.require(self.marks)
+
     def warm(self) -> None:
         """Compile or load everything that the first request would; touches no state."""
         row = {
@@ -110,7 +123,7 @@ class OnlinePlan:
                 UTC) and, in all rows or none, ``known_as_of_us`` (default: the server's clock at the read).
 
         Raises:
-            KeyError: a row lacks a column. LookupError: see ``windows_of_states``. redis.RedisError: no answer.
+            KeyError: a row lacks a column. LookupError: see ``StateReader.read``. redis.RedisError: no answer.
         """
         return self.answer(rows, *self._reader.read(rows, *asked(rows)))
 

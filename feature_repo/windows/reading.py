@@ -29,6 +29,10 @@ class StateView:
     join_keys: tuple[str, ...]
 
 
+class StateLostError(LookupError):
+    """The mark that was put beside a plan's state is gone, and so may the state be."""
+
+
 _READERS: dict[tuple[object, ...], "StateReader"] = {}
 _MOST_READERS = 100
 
@@ -51,6 +55,11 @@ class StateReader:
         self._horizons = np.array([spec.horizon_us for spec in specs], dtype=np.int64)
         self._decoder, self._evaluator = Decoder(specs), Evaluator(specs)
         self._hot_views: dict[int, HotView] = {}
+        self._marks, self._mark_count = b"", 0
+
+    def require(self, marks: Sequence[bytes]) -> None:
+        """From now on a read must find these keys in the store; they are read with the states."""
+        self._marks, self._mark_count = b"".join(map(bulk, marks)), len(marks)
 
     @classmethod
     def kept(cls, client: Any, views: Sequence[StateView]) -> "StateReader":
@@ -75,6 +84,7 @@ class StateReader:
             For each view (results int64[n, a], events seen int64[n]); the instants; what was known at them.
 
         Raises:
+            StateLostError: a mark that is required is gone.
             LookupError: an instant lies so far back that events of its window may have been dropped.
             redis.RedisError: no answer. ValueError: a state is damaged.
         """
@@ -85,17 +95,19 @@ class StateReader:
             for row in rows
         ]
         v = len(self._asked)
-        many = b"*%d\r\n$4\r\nMGET\r\n" % (1 + v + len(keys))
+        many = b"*%d\r\n$4\r\nMGET\r\n" % (1 + v + len(keys) + self._mark_count)
         # The clock is read before the states: whatever is recorded in between is known later than it, and does not count.
         (seconds, micros), values = checked(
-            exchange(self._client, [_TIME, many + self._floors + b"".join(map(bulk, keys))])
+            exchange(self._client, [_TIME, many + self._floors + b"".join(map(bulk, keys)) + self._marks])
         )
+        if None in values[v + len(keys) :]:
+            raise StateLostError("the online store has lost its state, or part of it; run fraud backfill")
         if instants is None or known_as_of is None:
             now = np.full(n, int(seconds) * 1_000_000 + int(micros), dtype=np.int64)
             instants = now if instants is None else instants
             known_as_of = now if known_as_of is None else known_as_of
         floors = np.array([NOTHING_DROPPED if value is None else int(value) for value in values[:v]])
-        states = [state or b"" for state in values[v:]]
+        states = [state or b"" for state in values[v : v + len(keys)]]
         if self._place is not None:
             keys, states = self._by_view(keys, n), self._by_view(states, n)
             floors = floors[self._place]

@@ -1,0 +1,179 @@
+"""A journal whose disk is full: lines wait in their order, a bounded many, and are counted when they are lost."""
+
+import logging
+from contextlib import closing
+
+import pytest
+
+from bento.patient_journal import IN_MEMORY, LOST, RETRY_S, LineLostError, PatientJournal, in_memory
+from bento.seen import Seen
+from feature_repo.journal import read_decisions, read_events
+from tests.faults import full_disk
+
+NOON_US = 20_000 * 86_400_000_000 + 43_200_000_000
+ROW = {"transaction_id": "t", "created_timestamp_us": 1}
+
+
+class Time:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def time():
+    return Time()
+
+
+@pytest.fixture
+def changes():
+    return []
+
+
+@pytest.fixture
+def journal(tmp_path, time, changes):
+    with closing(
+        PatientJournal(
+            tmp_path / "journal",
+            lambda: NOON_US,
+            limit=2000,
+            monotonic=time,
+            on_change=lambda *change: changes.append(change),
+        )
+    ) as one:
+        yield one
+
+
+def decision(number, **more):
+    return {"transaction_id": f"d{number}", "degraded": None, **more}
+
+
+def ids(folder):
+    return [line["transaction_id"] for line in read_decisions(folder)]
+
+
+def test_lines_that_the_disk_does_not_take_wait_and_are_written_in_their_order(journal, time):
+    journal.decision(decision(1))
+    with full_disk():
+        places = [journal.decision(decision(number)) for number in (2, 3)]
+        journal.event("transactions", {"transaction_id": "e4"})
+        assert journal.trouble == IN_MEMORY
+        assert all(map(in_memory, places))
+        assert [journal.read(place)["transaction_id"] for place in places] == ["d2", "d3"]
+        assert ids(journal.folder) == ["d1"]
+    time.now += RETRY_S
+    journal.decision(decision(5))
+    assert journal.trouble is None
+    assert ids(journal.folder) == ["d1", "d2", "d3", "d5"]
+    assert [line["transaction_id"] for line in read_events(journal.folder)] == ["e4"]
+    assert [journal.read(place)["transaction_id"] for place in places] == ["d2", "d3"]
+    assert journal.read(journal.moved(places[0]))["transaction_id"] == "d2"
+
+
+def test_a_full_disk_is_tried_again_only_after_a_while(journal, time):
+    with full_disk():
+        journal.decision(decision(1))
+    # It takes lines by now, but that is not known yet; and none comes before another.
+    journal.decision(decision(2))
+    assert ids(journal.folder) == []
+    assert not journal.settle()
+    time.now += RETRY_S
+    assert journal.settle()
+    assert ids(journal.folder) == ["d1", "d2"]
+
+
+def test_a_decision_that_waits_says_so_and_keeps_another_reason(journal, time):
+    own, other = decision(1), decision(2, degraded="state-lost")
+    with full_disk():
+        journal.decision(own)
+        journal.decision(other)
+    assert (own["degraded"], other["degraded"]) == (IN_MEMORY, "state-lost")
+    time.now += RETRY_S
+    journal.settle()
+    assert [line["degraded"] for line in read_decisions(journal.folder)] == [IN_MEMORY, "state-lost"]
+
+
+def test_what_memory_cannot_take_either_is_counted_as_lost_and_says_so(journal, time, changes):
+    with full_disk():
+        kept = [journal.decision(decision(number, text="x" * 800)) for number in range(2)]
+        lost = decision(2, text="x" * 800)
+        with pytest.raises(LineLostError, match="2000 bytes wait in memory"):
+            journal.decision(lost)
+        assert (lost["degraded"], journal.trouble, journal.lost) == (LOST, LOST, 1)
+        with pytest.raises(LineLostError):
+            journal.event("transactions", {"transaction_id": "e", "text": "x" * 800})
+        # A short one still has room.
+        journal.decision(decision(3))
+        assert journal.trouble == IN_MEMORY
+    assert changes == [(1, 0), (2, 0), (2, 1), (2, 1), (3, 0)]
+    time.now += RETRY_S
+    assert journal.settle()
+    assert changes[-1] == (0, 0)
+    assert ids(journal.folder) == ["d0", "d1", "d3"]
+    assert journal.read(kept[1])["transaction_id"] == "d1"
+
+
+def test_a_line_is_written_whole_or_waits_whole(journal, time):
+    journal.decision(decision(1))
+    (path,) = journal.folder.glob("decisions-*")
+    size = path.stat().st_size
+    with full_disk(at=size + 10):
+        journal.decision(decision(2))
+        assert path.stat().st_size == size
+    time.now += RETRY_S
+    journal.settle()
+    assert ids(journal.folder) == ["d1", "d2"]
+
+
+def test_closing_tries_once_more_and_says_what_is_lost(tmp_path, caplog):
+    journal = PatientJournal(tmp_path, lambda: NOON_US)
+    with full_disk():
+        journal.decision(decision(1))
+    journal.close()
+    assert ids(tmp_path) == ["d1"]
+    journal = PatientJournal(tmp_path, lambda: NOON_US)
+    with full_disk(), caplog.at_level(logging.CRITICAL):
+        journal.decision(decision(2))
+        journal.close()
+    assert "ends without 1 lines" in caplog.text
+    assert ids(tmp_path) == ["d1"]
+
+
+def test_the_index_waits_with_the_journal_and_is_whole_after_it(journal, time, tmp_path):
+    with closing(Seen(journal.folder, journal)) as seen:
+        seen.add("d1", "decision", "one", journal.decision(decision(1)))
+        with full_disk():
+            place = journal.decision(decision(2))
+            seen.add("d2", "decision", "two", place)
+            # Recorded elsewhere on a disk that takes it; only the index cannot be written.
+            seen.add(
+                "d3", "transactions", "three", journal.moved(place) or seen.find("d1")["decision"].location
+            )
+            assert seen.find("d2")["decision"].digest == "two"
+            assert seen.find("d3")["transactions"].digest == "three"
+            assert journal.read(seen.find("d2")["decision"].location)["transaction_id"] == "d2"
+        time.now += RETRY_S
+        assert journal.settle()
+        seen._save_at = 0.0
+        found = seen.find("d2")["decision"]
+        assert not in_memory(found.location)
+        assert journal.read(found.location)["transaction_id"] == "d2"
+    with closing(Seen(journal.folder)) as again:
+        assert {key: set(again.find(key)) for key in ("d1", "d2", "d3")} == {
+            "d1": {"decision"},
+            "d2": {"decision"},
+            "d3": {"transactions"},
+        }
+
+
+def test_an_index_that_cannot_be_closed_in_order_is_made_again_from_the_journal(journal, time):
+    seen = Seen(journal.folder, journal)
+    with full_disk():
+        place = journal.decision({**decision(1), "content": "one"})
+        seen.add("d1", "decision", "one", place)
+        seen.close()
+    time.now += RETRY_S
+    journal.settle()
+    with closing(Seen(journal.folder)) as again:
+        assert again.find("d1")["decision"].digest == "one"
