@@ -23,7 +23,7 @@ from feature_repo.journal import now_us
 from feature_repo.windows.joint import JointPlan
 from feature_repo.windows.spec import ViewSpec
 from training.bundle import Bundle, BundleError
-from training.ledger import Ledger
+from training.ledger import Ledger, ended_line
 from training.registry import load_version
 from training.rollout import ALONE, Rollout
 from training.rollout_registry import Look
@@ -263,7 +263,7 @@ class Rollouts:
             try:
                 self._registry.say_ended(name, about)
                 if self._ledger is not None:
-                    self._ledger.append(_line(name, about))
+                    self._ledger.append(ended_line(name, about))
             except Exception as error:  # as in refresh; it is told at the next look
                 _log.warning("the end of rollout %s cannot be told yet: %r", name, error)
             else:
@@ -338,19 +338,3 @@ class Rollouts:
 
     def _now(self) -> str:
         return (_EPOCH + timedelta(microseconds=self._clock_us())).isoformat()
-
-
-def _line(name: str, about: dict[str, Any]) -> dict[str, Any]:
-    """The ledger's line of a rollout that a guard rail has ended."""
-    before = {each: about[each] for each in ("champion", "mode", "challenger", "share")}
-    return {
-        "id": f"ended:{name}",
-        "at": about["at"],
-        "who": about["who"],
-        "change": "rollback",
-        "rollout": name,
-        "from": before,
-        "to": {**before, "mode": "champion", "challenger": None, "share": 0.0},
-        "why": about["why"],
-        "evidence": {each: about[each] for each in ("guard", "value", "limit", "counts")},
-    }

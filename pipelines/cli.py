@@ -14,6 +14,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from pipelines.keys import keys
+from pipelines.rollout_cli import rollout
 
 __all__ = ["main"]
 
@@ -39,6 +40,7 @@ main = typer.Typer(cls=_Verbs, no_args_is_help=True, add_completion=False, prett
 mapping = typer.Typer(no_args_is_help=True, help="How a source's columns become the canonical ones.")
 main.add_typer(mapping, name="mapping")
 main.add_typer(keys, name="keys")
+main.add_typer(rollout, name="rollout")
 
 
 @main.callback()

@@ -21,6 +21,7 @@ from pipelines.load_journal import load_journal
 from pipelines.model_runs import Origin, origin
 from pipelines.outcomes import every, latest, save
 from pipelines.progress import Progress, quiet
+from pipelines.rollout_notes import note_champion
 from pipelines.train import known_until, labelled_fold, train_model
 from training.bundle import Bundle
 from training.dataset import build_dataset
@@ -141,6 +142,13 @@ def _challenge(as_of: datetime | None, progress: Progress) -> _Done:
     judgement = _judge(champion, result.bundle, fold, as_of, made)
     if judgement.promote:
         promote(result.version)
+        note_champion(
+            "retrain",
+            version,
+            result.version,
+            evidence={"judgement": judgement.as_dict()},
+            why=judgement.reason,
+        )
     return _Done(judgement.reason, version, result.version, judgement, judgement.promote)
 
 

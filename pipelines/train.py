@@ -13,10 +13,11 @@ from feature_repo.store import apply_definitions, defined_service, open_store
 from feature_repo.windows.resolve import resolve_service
 from monitoring.drift import build_profile
 from pipelines.progress import Progress, quiet
+from pipelines.rollout_notes import note_champion
 from training.dataset import build_dataset
 from training.fit import TrainResult, train
 from training.instants import from_us
-from training.registry import promote, set_alias
+from training.registry import alias_version, promote, set_alias
 from training.splits import Fold, time_fold
 
 __all__ = ["bounds", "known_until", "labelled_fold", "train_model"]
@@ -68,7 +69,9 @@ def train_model(
         progress=lambda step, done, total: progress("training", done, total),
     )
     if champion:
+        before = alias_version("champion")
         promote(result.version)
+        note_champion("train", before, result.version, evidence={"test_rows": result.test_rows})
     else:
         set_alias("challenger", result.version)
     return result

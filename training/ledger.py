@@ -14,7 +14,7 @@ from typing import Any
 
 from feature_repo.settings import make_private, settings
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "ended_line"]
 
 
 class Ledger:
@@ -61,6 +61,22 @@ class Ledger:
         except FileNotFoundError:
             return []
         return [found for line in lines if (found := _read(line)) is not None]
+
+
+def ended_line(rollout_id: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of a rollout that a guard rail has ended, from what the registry holds of its end."""
+    before = {name: about.get(name) for name in ("champion", "mode", "challenger", "share")}
+    return {
+        "id": f"ended:{rollout_id}",
+        "at": about.get("at"),
+        "who": about.get("who"),
+        "change": "rollback",
+        "rollout": rollout_id,
+        "from": before,
+        "to": {**before, "mode": "champion", "challenger": None, "share": 0.0},
+        "why": about.get("why"),
+        "evidence": {name: about.get(name) for name in ("guard", "value", "limit", "counts")},
+    }
 
 
 def _read(line: bytes) -> dict[str, Any] | None:
