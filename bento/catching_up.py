@@ -83,6 +83,7 @@ class CatchingUp:
     def suspect(self, why: str = CATCHING_UP) -> None:
         """Say that the store may lack something; it is read no more until it has been seen to."""
         self._why = self._why or why
+        self._metrics.store_whole.set(0)
         self._wake.set()
 
     def start(self) -> None:

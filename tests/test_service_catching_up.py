@@ -1,0 +1,203 @@
+"""A store that comes back is not trusted: what it may lack is recorded again from the journal, within one process."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+import redis
+
+import bento.recording
+from bento.champion import Champions
+from bento.problem import Problem
+from bento.replaying import marks_key
+from bento.serving import Serving
+from feature_repo.journal import read_decisions, read_events
+from feature_repo.windows import embedded
+from pipelines.backfill import backfill
+from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle, wait_for
+from tests.faults import standing_still
+from training.bundle import Bundle
+
+TRANSACTIONS, CHARGEBACKS = events(seed=4, count=300)
+ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
+COUNT = "customer_transactions_count_7d"
+IDS = iter(range(10**6))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("catching-up")
+    with deployed(folder, TRANSACTIONS, CHARGEBACKS) as store:
+        make_bundle(folder / "bundle", store)
+        yield folder
+
+
+def opened(home):
+    return Serving.open(Champions(alias=lambda: "7", load=lambda version: Bundle.load(home / "bundle")))
+
+
+@pytest.fixture
+def serving(home):
+    with closing(opened(home)) as one:
+        yield one
+
+
+def live(customer):
+    """A transaction that happens now."""
+    now = datetime.now(UTC)
+    return body_of(
+        {**ROW, "event_timestamp": now, "created_timestamp": None},
+        transaction_id=f"live{next(IDS)}",
+        customer_id=customer,
+    )
+
+
+def send(serving, verb, request):
+    return json.loads(serving.answer(verb, json.dumps(request).encode(), time.perf_counter_ns()).body)
+
+
+def score(serving, customer):
+    return send(serving, "score", live(customer))
+
+
+def seen(home, answer):
+    """How many of the customer's transactions a decision counted."""
+    lines = read_decisions(home / "journal")
+    return next(line for line in lines if line["transaction_id"] == answer["transaction_id"])["features"][
+        COUNT
+    ]
+
+
+def settled(serving, customer):
+    """The first answer from the state as it was."""
+    answers = []
+    wait_for(lambda: answers.append(score(serving, customer)) or answers[-1]["degraded"] is None)
+    return answers[-1]
+
+
+def client_of(home):
+    return redis.Redis(unix_socket_path=str(embedded.socket_path(home)))
+
+
+def pid_of(home):
+    with client_of(home) as client:
+        return int(client.info("server")["process_id"])
+
+
+def kill(home, *, and_its_file=False):
+    """The server dies as by a loss of power, and is started again."""
+    os.kill(pid_of(home), signal.SIGKILL)
+    wait_for(lambda: not embedded._lives(home / "valkey"))
+    if and_its_file:
+        shutil.rmtree(home / "valkey" / "appendonlydir")
+    embedded.ensure_running(home)
+
+
+def counted(serving, name):
+    lines = serving.metrics.exposition()[0].decode().splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+def test_events_that_a_process_took_with_it_are_recorded_by_the_next_one(home):
+    """They waited for the store in memory, which the process, as if it had been killed, never came to write."""
+    with closing(opened(home)) as one:
+        assert score(one, "taken along")["degraded"] is None
+        with standing_still(pid_of(home)):
+            for _ in range(3):
+                assert score(one, "taken along")["degraded"] == "features-unavailable"
+        one.recording._backlog.clear()
+        one.recording._overflowed = True  # so that it does not say that all is recorded
+    with closing(opened(home)) as another:
+        assert counted(another, "fraud_events_recorded_again_total") >= 3
+        answer = score(another, "taken along")
+        assert (answer["degraded"], seen(home, answer)) == (None, 4)
+
+
+def test_what_is_marked_is_not_recorded_again(home):
+    with closing(opened(home)) as one:
+        score(one, "marked")
+    with closing(opened(home)) as another:
+        assert counted(another, "fraud_events_recorded_again_total") == 0
+
+
+def test_without_marks_the_journal_is_recorded_again_from_the_end_of_the_load_and_counts_once(home):
+    with closing(opened(home)) as one:
+        for _ in range(2):
+            score(one, "unmarked")
+    with client_of(home) as client:
+        client.delete(marks_key("fraud"), *client.keys("*:journal"))
+    with closing(opened(home)) as another:
+        written = sum(1 for _ in read_events(home / "journal"))
+        assert counted(another, "fraud_events_recorded_again_total") == written
+        answer = score(another, "unmarked")
+        assert (answer["degraded"], seen(home, answer)) == (None, 2)
+
+
+def test_more_events_than_memory_holds_are_recorded_from_the_journal(home, monkeypatch):
+    monkeypatch.setattr(bento.recording, "BACKLOG_LIMIT", 3)
+    with closing(opened(home)) as one:
+        score(one, "many")
+        with standing_still(pid_of(home)):
+            for _ in range(8):
+                score(one, "many")
+        answer = settled(one, "many")
+        before = [line for line in read_decisions(home / "journal") if line["customer_id"] == "many"]
+        assert seen(home, answer) == len(before) - 1
+
+
+def test_a_server_that_was_killed_comes_back_with_its_file_and_nothing_is_missing(home, serving):
+    assert score(serving, "outlives")["degraded"] is None
+    kill(home)
+    answer = settled(serving, "outlives")
+    before = [line for line in read_decisions(home / "journal") if line["customer_id"] == "outlives"]
+    assert seen(home, answer) == len(before) - 1
+
+
+def test_a_store_that_lost_its_last_moments_gets_them_from_the_journal(home, serving):
+    """As after a failover to a replica that was behind: events and marks of the last moments are gone, the rest is there."""
+    with client_of(home) as client:
+        score(serving, "behind")
+        serving.recording.catching_up.look()
+        older = {key: client.dump(key) for key in client.keys("*") if client.type(key) != b"none"}
+        for _ in range(3):
+            score(serving, "behind")
+        serving.recording.catching_up.look()
+        client.flushall()
+        for key, value in older.items():
+            client.restore(key, 0, value)
+        client.bgrewriteaof()
+    kill(home)
+    answer = settled(serving, "behind")
+    before = [line for line in read_decisions(home / "journal") if line["customer_id"] == "behind"]
+    assert len(before) >= 5
+    assert seen(home, answer) == len(before) - 1
+
+
+@pytest.mark.parametrize("how", ["flushed", "restarted"])
+def test_an_empty_store_is_noticed_at_once_and_read_again_when_history_is_loaded(home, serving, how):
+    customer = f"emptied {how}"
+    for _ in range(2):
+        assert score(serving, customer)["degraded"] is None
+    if how == "flushed":
+        with client_of(home) as client:
+            client.flushall()
+    else:
+        kill(home, and_its_file=True)
+    degraded = [score(serving, customer) for _ in range(3)]
+    assert {answer["score"] for answer in degraded} == {None}
+    assert {answer["degraded"] for answer in degraded} <= {"state-lost", "store-catching-up"}
+    wait_for(lambda: score(serving, customer)["degraded"] == "state-lost")
+    assert counted(serving, "fraud_store_whole") == 0
+    with pytest.raises(Problem) as raised:
+        send(serving, "features", {"customer_id": customer, "terminal_id": "m1"})
+    assert (raised.value.status, "state" in raised.value.detail) == (503, True)
+    backfill()
+    answer = settled(serving, customer)
+    before = [line for line in read_decisions(home / "journal") if line["customer_id"] == customer]
+    assert seen(home, answer) == len(before) - 1
+    assert counted(serving, "fraud_store_whole") == 1
