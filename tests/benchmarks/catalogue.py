@@ -29,6 +29,9 @@ CATALOGUE = {
     "sparse": Entry("sparse", "200,000 labels at arbitrary instants over 20M events", 40 * _MINUTE),
     "stream_20m": Entry("stream_20m", "workload W on 20M rows, streamed to Parquet, against the floor and RANGE", 60 * _MINUTE),
     "stream_100m": Entry("stream_100m", "workload W on 100M rows, streamed to Parquet, and its memory", 90 * _MINUTE),
+    "serve_throughput": Entry("serve_throughput", "scoring rate of a worker against a constant and the usual way", 20 * _MINUTE),
+    "serve_latency": Entry("serve_latency", "latency at 70% of saturation, and what each stage costs", 15 * _MINUTE),
+    "serve_soak": Entry("serve_soak", "ten minutes at 70%: memory, journal, parity", 60 * _MINUTE),
 }  # fmt: skip
 
 
