@@ -8,7 +8,7 @@
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -16,11 +16,11 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Settings:
-    """The deployment as paths and addresses; every path lies under ``home``."""
+    """The deployment as paths and addresses; every path lies under ``home``. Addresses may hold passwords: none is shown."""
 
     home: Path
-    redis: str | None
-    mlflow_uri: str | None
+    redis: str | None = field(repr=False)
+    mlflow_uri: str | None = field(repr=False)
 
     @property
     def lake(self) -> Path:

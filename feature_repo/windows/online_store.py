@@ -22,7 +22,7 @@ from typing import Any
 
 import redis
 from feast import Entity, FeatureView, RepoConfig
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -42,6 +42,7 @@ from feature_repo.windows.online_answer import (
 )
 from feature_repo.windows.plain_online import PlainRows, entity_hashes, escaped, remove_keys
 from feature_repo.windows.question import Question, question_of
+from feature_repo.windows.redis_address import connect
 from feature_repo.windows.spec import is_windowed, view_spec
 
 amendments.install()
@@ -69,10 +70,13 @@ class WindowedOnlineStore(RedisOnlineStore):
     def _get_client(self, online_store_config: WindowedOnlineStoreConfig) -> Any:
         if self._client is None:
             address = online_store_config.connection_string or settings().redis
-            if address:
+            if address and online_store_config.redis_type == RedisType.redis:
+                self._client = connect(address)
+            elif address:
                 named = online_store_config.model_copy(update={"connection_string": address})
                 return super()._get_client(named)
-            self._client = redis.Redis(unix_socket_path=str(ensure_running(settings().home)))
+            else:
+                self._client = redis.Redis(unix_socket_path=str(ensure_running(settings().home)))
         return self._client
 
     def get_online_features(
