@@ -12,8 +12,11 @@ from bento.problem import KINDS
 
 __all__ = ["STAGES", "Metrics"]
 
-STAGES = ("parse", "features", "model", "record", "journal", "total")
-"""The parts of a request, in their order; ``total`` is all of them, up to handing over the answer."""
+STAGES = ("parse", "read", "windows", "transforms", "model", "policy", "record", "journal", "total")
+"""The parts of a request, in their order; ``total`` is all of them, up to handing over the answer.
+
+``read`` is the round trip to the store, ``policy`` the decision, its reasons, and what a rollout does beside it.
+"""
 
 # Seconds: dense where one decision lies, then up to the server's timeout.
 _SECONDS = (
@@ -22,7 +25,7 @@ _SECONDS = (
 )
 # Probabilities of fraud: dense near zero, where nearly all transactions lie.
 _SCORES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_PARTS = ("features", "internal", "model", "record", "store")
+_PARTS = ("features", "internal", "model", "reasons", "record", "store")
 
 
 class Metrics:

@@ -78,21 +78,26 @@ class Scorer:
         champion = self.champions.current
         arrangement = self.rollouts.current
         turn = None if arrangement is None else arrangement.turn(champion, transaction)
-        seen = self._read(champion, transaction, turn)
+        reading: list[int] = []
+        seen = self._read(champion, transaction, turn, reading)
+        now = time.perf_counter_ns()
+        # Of two tries the second counts; what was not come to took no time.
+        ends += [*reading[-2:], now, now, now][:3]
+        score = self._score(champion, transaction, seen)
         ends.append(time.perf_counter_ns())
-        score, decision = self._decide(champion, transaction, seen)
+        score, decision = self._decide(champion, transaction, seen, score)
         more: dict[str, Any] = {}
         if turn is not None:
             acted = turn.settle(champion, seen, score, decision, transaction, started_ns)
             champion, seen, score, decision = acted.model, acted.seen, acted.score, acted.decision
             more = acted.journal
+        more["reasons"] = self._reasons(champion, transaction, seen, score, decision)
         ends.append(time.perf_counter_ns())
         event = transaction.event(STATUS_OF_DECISION[decision])
         known_us = recording.record_scored({**event, "scored_timestamp": _scored(transaction, seen)}, digest)
         ends.append(time.perf_counter_ns())
         record = _record(transaction, digest, champion, seen, score, decision)
         record |= more
-        record["reasons"] = self._reasons(champion, transaction, seen, score, decision)
         record["created_timestamp_us"] = known_us
         record["latency_us"] = (time.perf_counter_ns() - started_ns) // 1000
         record["decided_at_us"] = self._clock_us()
@@ -107,7 +112,9 @@ class Scorer:
             self._metrics.scores.observe(score)
         return Reply(answer(record))
 
-    def _read(self, champion: Champion | None, transaction: Transaction, turn: Turn | None) -> Seen:
+    def _read(
+        self, champion: Champion | None, transaction: Transaction, turn: Turn | None, ends_ns: list[int]
+    ) -> Seen:
         known_us = transaction.created_timestamp_us or self._clock_us()
         if champion is None:
             return Seen(None, known_us, {}, "no-model")
@@ -117,7 +124,9 @@ class Scorer:
                 if why_not is not None:
                     return Seen(None, known_us, {}, why_not)
                 rows = [transaction.entity_row()]
-                read = champion.plan.read(rows) if turn is None else turn.read(champion, rows)
+                read = (
+                    champion.plan.read(rows, ends_ns) if turn is None else turn.read(champion, rows, ends_ns)
+                )
                 # The store may have become another one in between.
                 why_not = self._recording.why_not()
                 if why_not is not None:
@@ -133,14 +142,23 @@ class Scorer:
         state_seen = {view: int(count[0]) for view, count in read.state_seen.items()}
         return Seen(read.values, int(read.known_as_of_us[0]), state_seen)
 
+    def _score(self, champion: Champion | None, transaction: Transaction, seen: Seen) -> float | None:
+        if champion is None or seen.values is None:
+            return None
+        try:
+            return float(champion.bundle.score(seen.values)[0])
+        except Exception as error:  # as above
+            self._failed("model", transaction, error)
+            seen.degraded = "model-failed"
+            return None
+
     def _decide(
-        self, champion: Champion | None, transaction: Transaction, seen: Seen
+        self, champion: Champion | None, transaction: Transaction, seen: Seen, score: float | None
     ) -> tuple[float | None, str]:
         if champion is None:
             return None, "review"
-        if seen.values is not None:
+        if score is not None:
             try:
-                score = float(champion.bundle.score(seen.values)[0])
                 return score, champion.bundle.decide(score, transaction.amount_usd_cents)
             except Exception as error:  # as above
                 self._failed("model", transaction, error)

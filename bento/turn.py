@@ -111,17 +111,19 @@ class Turn:
         self._answer: Answer | None = None
         self._why: str | None = None
 
-    def read(self, champion: Champion, rows: Sequence[Mapping[str, Any]]) -> Answer:
+    def read(
+        self, champion: Champion, rows: Sequence[Mapping[str, Any]], ends_ns: list[int] | None = None
+    ) -> Answer:
         """The champion's features; the challenger's are kept for ``settle``. Raises as the champion's plan does."""
         trial = self._trial
         if trial is None or not self._takes_part:
-            return champion.plan.read(rows)
+            return champion.plan.read(rows, ends_ns)
         try:
-            answer, self._answer = trial.joint.read(rows)
+            answer, self._answer = trial.joint.read(rows, ends_ns)
         except STORE_FAILURES:
             raise
         except Exception as error:  # whichever of the two it concerns: the champion is asked alone
-            answer = champion.plan.read(rows)
+            answer = champion.plan.read(rows, ends_ns)
             self._why = "history-dropped" if type(error) is LookupError else "features-unavailable"
             _say(trial, "features", error)
         return answer

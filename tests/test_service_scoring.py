@@ -481,6 +481,9 @@ def test_metrics_count_decisions_and_stages(serving):
         f'fraud_stage_seconds_count{{stage="{stage}"}}' for stage in STAGES
     }
     assert all(risen[name] == 1 for name in risen if name.startswith("fraud_stage_seconds_count"))
+    seconds = {stage: risen[f'fraud_stage_seconds_sum{{stage="{stage}"}}'] for stage in STAGES}
+    assert all(seconds.values())
+    assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"])
     assert sum(risen[name] for name in risen if name.startswith("fraud_decisions_total")) == 1
     assert risen["fraud_repeats_total"] == 1
     assert after['fraud_model_info{name="fraud",version="7"}'] == 1

@@ -42,13 +42,15 @@ class JointPlan:
             else None
         )
 
-    def read(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Answer, Answer]:
-        """Features of each row as either plan has them; ``rows`` need what either plan's need.
+    def read(
+        self, rows: Sequence[Mapping[str, Any]], ends_ns: list[int] | None = None
+    ) -> tuple[Answer, Answer]:
+        """Features of each row as either plan has them; ``rows`` need what either plan's need, ``ends_ns`` is as there.
 
         Raises:
             As ``OnlinePlan.read``, whichever of the two it concerns.
         """
-        windows, instants, known = self._reader.read(rows, *asked(rows))
+        windows, instants, known = self._reader.read(rows, *asked(rows), ends_ns)
         one = self._first.answer(rows, [windows[i] for i in self._of_first], instants, known)
         if self._order is not None:
             seen = {view.spec.view: windows[i][1] for view, i in self._views_of_second()}

@@ -115,17 +115,18 @@ class OnlinePlan:
         self.read([row, row])
         self._reader.warm()
 
-    def read(self, rows: Sequence[Mapping[str, Any]]) -> Answer:
+    def read(self, rows: Sequence[Mapping[str, Any]], ends_ns: list[int] | None = None) -> Answer:
         """Features of each row.
 
         Args:
             rows: at least one; join keys, request columns (None for null), ``event_timestamp_us`` (the instant, microseconds
                 UTC) and, in all rows or none, ``known_as_of_us`` (default: the server's clock at the read).
+            ends_ns: see ``StateReader.read``.
 
         Raises:
             KeyError: a row lacks a column. LookupError: see ``StateReader.read``. redis.RedisError: no answer.
         """
-        return self.answer(rows, *self._reader.read(rows, *asked(rows)))
+        return self.answer(rows, *self._reader.read(rows, *asked(rows), ends_ns))
 
     def answer(
         self,

@@ -1,5 +1,6 @@
 """Windows of several views for several rows, from their states, in one round trip; hot keys take one or two more."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,12 +74,17 @@ class StateReader:
         return _READERS[name]
 
     def read(
-        self, rows: Sequence[Mapping[str, Any]], instants: Integers | None, known_as_of: Integers | None
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        instants: Integers | None,
+        known_as_of: Integers | None,
+        ends_ns: list[int] | None = None,
     ) -> tuple[list[tuple[Integers, Integers]], Integers, Integers]:
         """Windows of every view for every row.
 
         Args:
             rows: join-key values. instants: int64[n] or None: the server's clock. known_as_of: likewise.
+            ends_ns: gets when the states were read, and when the windows were computed, by ``time.perf_counter_ns``.
 
         Returns:
             For each view (results int64[n, a], events seen int64[n]); the instants; what was known at them.
@@ -100,6 +106,8 @@ class StateReader:
         (seconds, micros), values = checked(
             exchange(self._client, [_TIME, many + self._floors + b"".join(map(bulk, keys)) + self._marks])
         )
+        if ends_ns is not None:
+            ends_ns.append(time.perf_counter_ns())
         if None in values[v + len(keys) :]:
             raise StateLostError("the online store has lost its state, or part of it; run fraud backfill")
         if instants is None or known_as_of is None:
@@ -111,7 +119,10 @@ class StateReader:
         if self._place is not None:
             keys, states = self._by_view(keys, n), self._by_view(states, n)
             floors = floors[self._place]
-        return self._finish(keys, states, floors, instants, known_as_of), instants, known_as_of
+        windows = self._finish(keys, states, floors, instants, known_as_of)
+        if ends_ns is not None:
+            ends_ns.append(time.perf_counter_ns())
+        return windows, instants, known_as_of
 
     def _by_view(self, asked: list[bytes], n: int) -> list[bytes]:
         """What was asked once, n rows each, for every view that has it."""
