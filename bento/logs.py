@@ -61,6 +61,7 @@ def configure() -> None:
             other.setFormatter(JsonLines())
             other.addFilter(RedactingFilter())
     threading.excepthook = _thread_failed
+    logging.captureWarnings(True)
 
 
 def transaction_id_in(body: Any) -> str | None:

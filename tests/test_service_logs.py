@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import threading
+import warnings
 
 import pytest
 
@@ -129,6 +130,7 @@ def configured():
     configure()
     yield
     threading.excepthook = hook
+    logging.captureWarnings(False)
     for name, (old, level) in before.items():
         logger = logging.getLogger(name)
         logger.handlers[:], logger.propagate = old, True
@@ -145,6 +147,7 @@ def test_other_libraries_write_as_the_service_does(configured):
     logger.addHandler(handler)
     try:
         configure()
+        assert warnings.showwarning.__module__ == "logging"
         logger.error("cannot log in with %s", PASSWORD)
     finally:
         logger.removeHandler(handler)
