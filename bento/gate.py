@@ -67,7 +67,9 @@ class Gate:
             await self._refuse(send, _too_late(waited_s, access.deadline_s))
 
     async def _refuse(self, send: Send, error: Problem) -> None:
-        self._state.serving.metrics.problems.labels(error.kind).inc()
+        metrics = self._state.serving.metrics
+        metrics.problems.labels(error.kind).inc()
+        metrics.answers.labels("gate", str(error.status)).inc()
         await refuse(send, error)
 
 

@@ -36,8 +36,11 @@ class ScoreBatch:
         try:
             given = elements(parse_json(await read_body(scope, receive, MAX_BATCH_BYTES)))
         except Exception as error:  # whatever it is, the sender gets an answer
-            await refuse(send, failed(serving, scope["path"], error))
+            refused = failed(serving, scope["path"], error)
+            serving.metrics.answers.labels("batch", str(refused.status)).inc()
+            await refuse(send, refused)
             return
+        serving.metrics.answers.labels("batch", "200").inc()
         headers = [(b"content-type", JSON.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         before = b"["
@@ -72,7 +75,10 @@ def elements(given: Any) -> list[Any]:
 async def _answers(serving: "Serving", path: str, given: list[Any]) -> AsyncIterator[bytes]:
     for element in given:
         try:
-            yield serving.answer("element", element, time.perf_counter_ns()).body
+            answer, status = serving.answer("element", element, time.perf_counter_ns()).body, 200
         except Exception as error:  # as above; the others are decided all the same
-            yield failed(serving, path, error).body()
+            refused = failed(serving, path, error)
+            answer, status = refused.body(), refused.status
+        serving.metrics.answers.labels("element", str(status)).inc()
+        yield answer
         await asyncio.sleep(0)

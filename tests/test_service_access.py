@@ -244,6 +244,7 @@ def test_refusals_are_counted_by_their_kind(path):
     service.send("/v1/score", client=REMOTE)
     text = service.state.serving.metrics.exposition()[0].decode()
     assert 'fraud_problems_total{kind="forbidden"} 1.0' in text
+    assert 'fraud_answers_total{status="403",verb="gate"} 1.0' in text
 
 
 def test_nothing_but_http_is_answered(path):

@@ -207,3 +207,18 @@ def test_the_model_and_the_metrics_have_pages(client):
 def test_problems_are_counted(client, serving):
     client.post("/v1/score", content=json.dumps({}).encode(), headers=JSON)
     assert 'fraud_problems_total{kind="missing-field"}' in client.get("/metrics").text
+
+
+def test_answers_are_counted_by_verb_and_status(client, serving):
+    client.post("/v1/score", content=b"{}", headers=JSON)
+    serving.fail = Problem("conflict", "there is one")
+    client.post("/v1/score/batch", content=b"[{}, {}]", headers=JSON)
+    client.post("/v1/score/batch", content=b"{}", headers=JSON)
+    text = client.get("/metrics").text
+    for verb, status, count in (
+        ("score", 422, 1.0),
+        ("batch", 200, 1.0),
+        ("element", 409, 2.0),
+        ("batch", 422, 1.0),
+    ):
+        assert f'fraud_answers_total{{status="{status}",verb="{verb}"}} {count}' in text
