@@ -153,7 +153,9 @@ class Turn:
                 "arm": self._arm,
                 "share": rollout.share,
             }
-            if self._takes_part and (self._answer is not None or self._why is not None):
+            # What the champion may not read, as the store lacks events, the challenger may not either.
+            asked = seen.values is not None and (self._answer is not None or self._why is not None)
+            if self._takes_part and asked:
                 self._beside(trial, acted, transaction)
                 self._judge(trial, acted, time.perf_counter_ns() - started_ns)
         if acted.decision == "decline" and self._rollout.explore:

@@ -406,6 +406,34 @@ def test_a_state_that_only_the_challenger_reads_never_hurts_the_champion(deploym
     assert record_beside(line)["features"] == {}
 
 
+def test_a_challenger_that_has_lost_its_state_never_hurts_the_champion(deployment, shelf):
+    shelf.put("ab", "3", share=0.999)
+    with service(shelf) as serving:
+        plan = serving.rollouts.current.trial.challenger.plan
+        online_client(deployment).delete(*plan.marks)
+        for _ in range(2):
+            serving.recording.catching_up.look()
+            answer, line = score(serving)
+            assert (answer["degraded"], answer["model"]["version"]) == (None, "1")
+            assert line["beside"]["degraded"] == "features-unavailable"
+        plan.watch()
+        assert score(serving)[0]["model"]["version"] == "3"
+
+
+def test_what_the_champion_may_not_read_the_challenger_may_not_either(deployment, shelf):
+    shelf.put("ab", "3", share=0.999)
+    with service(shelf) as serving:
+        serving.recording.catching_up.suspect()
+        answer, line = score(serving)
+    assert (answer["degraded"], answer["model"]["version"], answer["score"]) == (
+        "store-catching-up",
+        "1",
+        None,
+    )
+    assert "beside" not in line
+    assert line["rollout"]["arm"] == "challenger"
+
+
 def test_a_rollout_goes_on_through_a_restart_while_the_registry_is_away(deployment, shelf, tmp_path):
     document = shelf.put("shadow", "2")
     with service(shelf, tmp_path / "one"):
