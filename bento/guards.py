@@ -22,10 +22,12 @@ import numpy as np
 from training.rollout import Guards
 from training.stability import shift
 
-__all__ = ["CHECK_EVERY", "Guard", "Histogram", "Tripped", "Verdict", "reference_scores"]
+__all__ = ["CHECK_EVERY", "GUARD_NAMES", "Guard", "Histogram", "Tripped", "Verdict", "reference_scores"]
 
 CHECK_EVERY = 25
 """Transactions between two judgements: one costs some 0.1 ms."""
+
+GUARD_NAMES = ("error rate", "p99", "decline rate", "score drift")
 
 # A single failure is an accident, whatever share of the first transactions it is.
 _MIN_FAILURES = 5

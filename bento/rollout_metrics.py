@@ -1,6 +1,6 @@
 """What is counted of a rollout: what is in force, what stands in its way, and how it ended."""
 
-from bento.guards import Tripped
+from bento.guards import GUARD_NAMES, Tripped
 from bento.metrics import Metrics
 from bento.rollout import Rollouts
 from training.rollout import ALONE, Rollout
@@ -26,7 +26,12 @@ class RolloutMetrics:
             "fraud_rollout_refused", "Workers that cannot serve the challenger.", over_workers=sum
         )
         self._ended = meters.counter("fraud_rollout_ended", "Rollouts ended by a guard rail.", ["guard"])
+        for guard in GUARD_NAMES:  # of a series that begins with 1 Prometheus sees no increase
+            self._ended.labels(guard)
         self._failed = meters.counter("fraud_challenger_errors", "Failures of the challenger.")
+        self._decisions = meters.counter(
+            "fraud_arm_decisions", "Decisions given while a challenger is tried.", ["arm", "decision"]
+        )
         self._shown: tuple[str, str] | None = None
         self._changed(ALONE, None)
 
@@ -35,6 +40,7 @@ class RolloutMetrics:
         rollouts.on_change = self._changed
         rollouts.on_trip = self._tripped
         rollouts.on_failure = self._failed.inc
+        rollouts.on_decision = self._decided
 
     def _changed(self, rollout: Rollout, refused: str | None) -> None:
         shown = (rollout.mode, rollout.challenger or "")
@@ -45,6 +51,9 @@ class RolloutMetrics:
         self._share.set(rollout.share)
         self._explore.set(rollout.explore)
         self._refused.set(0 if refused is None else 1)
+
+    def _decided(self, arm: str, decision: str) -> None:
+        self._decisions.labels(arm, decision).inc()
 
     def _tripped(self, tripped: Tripped) -> None:
         self._ended.labels(tripped.guard).inc()

@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 
 from bento.api_keys import SCOPES
 from bento.metrics import Metrics
+from bento.rollout_metrics import RolloutMetrics
 from feature_repo.journal import Journal
 from tests.deployments import events
 
@@ -184,7 +185,9 @@ def queries():
 
 
 def test_alerts_and_dashboard_read_what_the_service_counts():
-    counted = {family.name for family in Metrics().meters.collect()}
+    metrics = Metrics()
+    RolloutMetrics(metrics)
+    counted = {family.name for family in metrics.meters.collect()}
     recorded = {rule["record"] for rule in RULES if "record" in rule}
     for query in queries():
         for name in re.findall(r"\bfraud[_:][a-z0-9_:]+", query):
