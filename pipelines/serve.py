@@ -87,9 +87,9 @@ def running_service(
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_until_answering(process, url, log, start_s)
-        if not without_champion and _get(url, "/readyz") is None:
-            refused = json.loads(_get(url, "/v1/model") or b"{}").get("refused")
-            raise ServiceError(f"{SERVICE}: no champion serves: {refused}")
+        status, body = _get(url, "/readyz")
+        if not without_champion and status != 200:
+            raise ServiceError(f"{SERVICE}: {_detail(body)}")
         yield url
     finally:
         _end_group(process)
@@ -127,7 +127,7 @@ def _free_port() -> int:
 
 def _wait_until_answering(process: subprocess.Popen[bytes], url: str, log: Path, start_s: float) -> None:
     deadline = time.monotonic() + start_s
-    while _get(url, "/livez") is None:
+    while _get(url, "/livez")[0] != 200:
         if process.poll() is not None:
             raise ServiceError(f"{SERVICE}: ended with code {process.returncode}; {_tail(log)}")
         reason = _reason(log)
@@ -138,18 +138,25 @@ def _wait_until_answering(process: subprocess.Popen[bytes], url: str, log: Path,
         time.sleep(0.05)
 
 
-def _get(url: str, path: str) -> bytes | None:
-    """The body that a path answers with, or None if it does not answer 200."""
+def _get(url: str, path: str) -> tuple[int, bytes]:
+    """The status and the body that a path answers with; 0 if it does not answer."""
     connection = HTTPConnection(urlsplit(url).netloc, timeout=5)
     try:
         connection.request("GET", path, headers=sent_key())
         answer = connection.getresponse()
-        body = answer.read()
-        return body if answer.status == 200 else None
+        return answer.status, answer.read()
     except (OSError, HTTPException):
-        return None
+        return 0, b""
     finally:
         connection.close()
+
+
+def _detail(problem: bytes) -> str:
+    """What a problem document says, as far as it is one."""
+    try:
+        return str(json.loads(problem)["detail"])
+    except (ValueError, LookupError, TypeError):
+        return f"it is not ready: {problem[:200].decode(errors='replace')}"
 
 
 def _reason(log: Path) -> str | None:

@@ -28,7 +28,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = b'{"refused": "nothing trained"}'
+        body = b'{"detail": "no champion serves: nothing trained"}'
         self.send_response(503 if self.path == "/readyz" else 200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -109,3 +109,8 @@ def group_of(pid):
         return os.getpgid(pid)
     except ProcessLookupError:
         return None
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"title": "x"}', b"bad gateway"])
+def test_an_answer_that_is_no_problem_document_is_shown_as_it_is(body):
+    assert serve._detail(body) == f"it is not ready: {body.decode()}"
