@@ -79,8 +79,8 @@ class Recording:
         self._monotonic, self._ask_again_at = monotonic, 0.0
         self._backlog: deque[dict[str, Any]] = deque(maxlen=BACKLOG_LIMIT)
         self._overflowed = False
-        # Of what became known by the store's clock; this process's own must not fall behind it.
-        self._newest_us = 0
+        # When what was recorded last became known, by the store's clock, and when that was by this process's.
+        self._newest_us, self._newest_at = 0, 0.0
         self.catching_up: CatchingUp | None = None
 
     @contextmanager
@@ -146,7 +146,7 @@ class Recording:
     def record_scored(self, event: Mapping[str, Any], digest: str) -> int:
         """Record a scored transaction, now or as soon as the store answers again; returns its known time.
 
-        An event that waits is known as of now by this process's clock, and in the state before any read.
+        An event that waits is known as of now, and in the state before any read.
 
         Args:
             digest: of its content.
@@ -246,7 +246,7 @@ class Recording:
             return Written(known_us, {})
         (written,) = self._recorder.write(table, [event], [taken])
         if event["created_timestamp"] is None:
-            self._newest_us = max(self._newest_us, written.known_us)
+            self._newest_us, self._newest_at = written.known_us, self._monotonic()
         return written
 
     def _journal(self, table: str, event: Mapping[str, Any], digest: str, written: Written) -> Location:
@@ -256,15 +256,28 @@ class Recording:
         return location
 
     def _known_us(self, event: Mapping[str, Any]) -> int:
-        """The known time that the event comes with, else now, microseconds.
-
-        Now is by this process's clock, but after all that became known before by the store's: what was read until then did
-        not count this event.
-        """
+        """The known time that the event comes with, else now; microseconds."""
         created: datetime | None = event["created_timestamp"]
         if created is not None:
             return (created - _EPOCH) // timedelta(microseconds=1)
-        return max(self._clock_us(), self._newest_us + 1)
+        return self._store_now_us() or self._clock_us()
+
+    def now_us(self) -> int:
+        """This moment, microseconds since 1970 UTC: by this process's clock or the store's, whichever is ahead.
+
+        A clock that was set back must not make transactions that happen now seem to lie in the future.
+        """
+        return max(self._clock_us(), self._store_now_us())
+
+    def _store_now_us(self) -> int:
+        """This moment by the store's clock, from what it said last; 0 if it has said nothing yet.
+
+        What is read counts events by that clock. So an event that has to wait is known by it too, whatever this process's clock
+        does meanwhile: after all that was read before, and before all that is read later.
+        """
+        if not self._newest_us:
+            return 0
+        return self._newest_us + 1 + int((self._monotonic() - self._newest_at) * 1e6)
 
     def _keep(self, event: dict[str, Any], error: Exception) -> None:
         self._overflowed = self._overflowed or len(self._backlog) == BACKLOG_LIMIT

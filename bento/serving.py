@@ -73,7 +73,7 @@ class Serving:
         self.champions, self.rollouts = champions, rollouts
         self.recording, self.metrics = recording, metrics
         self.following = following
-        self._clock_us, self._history = clock_us, history
+        self._clock_us, self._history = recording.now_us, history
         self.explanations = Explanations(lambda: champions.current)
         self._scorer = Scorer(champions, rollouts, recording, metrics, clock_us)
         champions.on_change = lambda champion: _show(metrics, champion)

@@ -1,0 +1,345 @@
+"""Faults under load, on a real service, a real Valkey and real processes: it goes on answering, and forgets nothing it answered.
+
+One service lives through all of it, in the order of this file. At the end every decision that it took is compared with history.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime
+
+import duckdb
+import httpx
+import pytest
+
+from bento.champion import Champions
+from bento.serving import Serving
+from feature_repo.journal import now_us, read_decisions, read_events
+from feature_repo.lake import snapshot
+from feature_repo.settings import settings
+from feature_repo.windows import embedded
+from pipelines.backfill import backfill
+from pipelines.parity import parity
+from pipelines.serve import running_service
+from tests.deployments import (
+    LOADED_UNTIL,
+    body_of,
+    deployed,
+    events,
+    ready,
+    registered,
+    wait_for,
+    worker_pid,
+)
+from tests.faults import full_disk, standing_still
+from tests.test_service_catching_up import kill, pid_of
+from training.bundle import Bundle
+from training.registry import promote, set_alias
+
+TRANSACTIONS, CHARGEBACKS = events(seed=6, count=300)
+ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
+COUNT = "customer_transactions_count_7d"
+IDS = iter(range(10**6))
+HOUR_US = 3_600_000_000
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    with deployed(folder, TRANSACTIONS, CHARGEBACKS) as store:
+        promote(registered(folder / "first", store))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def url(home):
+    with running_service(home) as base:
+        yield base
+
+
+def live(customer, **changes):
+    """A transaction that happens now."""
+    now = datetime.now(UTC)
+    return body_of(
+        {**ROW, "event_timestamp": now, "created_timestamp": None},
+        transaction_id=f"live{next(IDS)}",
+        customer_id=customer,
+        **changes,
+    )
+
+
+class Load:
+    """Transactions of a few customers, sent one after the other; ``answers`` has what came back, in its order."""
+
+    def __init__(self, url, name):
+        self.answers, self.requests, self.unanswered = [], {}, {}
+        self._url, self._name = url, name
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        self.until(lambda answers: len(answers) >= 5)
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def until(self, condition):
+        """Wait until it is true of the answers."""
+        wait_for(lambda: condition(self.answers))
+
+    def until_degraded(self, reason):
+        self.until(lambda answers: answers[-1]["degraded"] == reason)
+
+    def until_well(self):
+        """Wait until three answers from now on, one after the other, were as ever."""
+        before = len(self.answers)
+        self.until(
+            lambda answers: (
+                len(answers) >= before + 3 and {answer["degraded"] for answer in answers[-3:]} == {None}
+            )
+        )
+
+    def _run(self):
+        with httpx.Client(base_url=self._url, timeout=10) as client:
+            while not self._stop.is_set():
+                request = live(f"{self._name}{len(self.requests) % 3}")
+                self.requests[request["transaction_id"]] = request
+                try:
+                    answer = client.post("/v1/score", json=request)
+                except httpx.TransportError:
+                    self.unanswered[request["transaction_id"]] = request
+                    time.sleep(0.2)
+                    continue
+                assert answer.status_code == 200, answer.text
+                self.answers.append(answer.json())
+                time.sleep(0.005)
+
+    @property
+    def degraded(self):
+        return Counter(answer["degraded"] for answer in self.answers if answer["degraded"])
+
+    def check(self, home):
+        """Every answer is journalled once, as it was given, and nothing degraded was decided by the model's score."""
+        ids = {answer["transaction_id"] for answer in self.answers}
+        lines = [line for line in read_decisions(home / "journal") if line["transaction_id"] in ids]
+        assert len(lines) == len(ids)
+        by_id = {line["transaction_id"]: line for line in lines}
+        for answer in self.answers:
+            line = by_id[answer["transaction_id"]]
+            assert {name: line[name] for name in ("decision", "score", "degraded")} == {
+                name: answer[name] for name in ("decision", "score", "degraded")
+            }
+            if answer["degraded"] not in (None, "journal-in-memory"):
+                assert answer["score"] is None
+        recorded = Counter(
+            event["transaction_id"]
+            for event in read_events(home / "journal")
+            if event["transaction_id"] in ids
+        )
+        assert recorded == Counter(ids)
+
+
+def counted_by(home, url, customer):
+    """How many earlier transactions of a customer the service counts, and how many were acknowledged."""
+    request = live(customer)
+    answer = httpx.post(f"{url}/v1/score", json=request).json()
+    assert answer["degraded"] is None
+    lines = {line["transaction_id"]: line for line in read_decisions(home / "journal")}
+    before = sum(line["customer_id"] == customer for line in lines.values()) - 1
+    return lines[request["transaction_id"]]["features"][COUNT], before
+
+
+def loaded_again():
+    """Whether ``fraud backfill`` has loaded history; it refuses until the recorders have said what they recorded without it."""
+    try:
+        backfill()
+    except ValueError as error:
+        if "materialize until after that time" not in str(error):
+            raise
+        return False
+    return True
+
+
+def test_valkey_is_killed_and_started_again(home, url):
+    with Load(url, "killed") as load:
+        os.kill(pid_of(home), signal.SIGKILL)
+        load.until_degraded("features-unavailable")
+        wait_for(lambda: not embedded._lives(home / "valkey"))
+        embedded.ensure_running(home)
+        load.until_well()
+    load.check(home)
+    assert not load.unanswered
+    assert set(load.degraded) <= {"features-unavailable", "store-catching-up"}
+    for customer in range(3):
+        seen, before = counted_by(home, url, f"killed{customer}")
+        assert seen == before
+
+
+def test_valkey_stands_still_for_five_seconds(home, url):
+    with Load(url, "hung") as load:
+        with standing_still(pid_of(home)):
+            load.until_degraded("features-unavailable")
+            time.sleep(5)
+            # It has not waited for the store at each of them.
+            assert load.degraded["features-unavailable"] > 50
+        load.until_well()
+    load.check(home)
+    assert not load.unanswered
+    for customer in range(3):
+        seen, before = counted_by(home, url, f"hung{customer}")
+        assert seen == before
+
+
+def test_the_service_is_killed_while_events_wait_for_the_store(home, url):
+    with Load(url, "mown") as load:
+        with standing_still(pid_of(home)):
+            load.until_degraded("features-unavailable")
+            load.until(lambda answers: sum(a["degraded"] is not None for a in answers) > 20)
+            os.kill(worker_pid(home), signal.SIGKILL)
+            wait_for(lambda: load.unanswered)
+        # The supervisor starts another worker, which takes up what the killed one has left.
+        wait_for(lambda: ready(url), patience_s=120)
+        load.until_well()
+    load.check(home)
+    for customer in range(3):
+        seen, before = counted_by(home, url, f"mown{customer}")
+        assert seen == before
+    # What was not answered may be sent again: it is decided once, whatever became of the first try.
+    for request in list(load.unanswered.values())[:3]:
+        first, again = (httpx.post(f"{url}/v1/score", json=request) for _ in range(2))
+        assert first.status_code == 200
+        assert again.content == first.content
+
+
+def test_the_journal_s_disk_is_full(home, url):
+    pid = worker_pid(home)
+    with Load(url, "full") as load:
+        with full_disk(pid=pid):
+            load.until_degraded("journal-in-memory")
+            load.until(lambda answers: sum(a["degraded"] == "journal-in-memory" for a in answers) > 20)
+            recorded = httpx.post(f"{url}/v1/transactions", json=live("full0"))
+            assert (recorded.status_code, recorded.headers["retry-after"]) == (503, "1")
+            waiting = float(
+                next(
+                    line
+                    for line in httpx.get(f"{url}/metrics").text.splitlines()
+                    if line.startswith("fraud_journal_waiting_lines ")
+                ).split()[1]
+            )
+            assert waiting > 20
+        load.until_well()
+    load.check(home)
+    assert set(load.degraded) == {"journal-in-memory"}
+
+
+@pytest.mark.parametrize("alias", ["champion", "challenger"])
+def test_the_artifact_of_a_new_version_is_damaged(home, url, alias):
+    from feature_repo.store import open_store
+
+    version = registered(home / f"damaged {alias}", open_store(), seed=3)
+    damaged = [
+        path
+        for path in (home / "mlartifacts").rglob("model.onnx")
+        if path.read_bytes() == (home / f"damaged {alias}" / "model.onnx").read_bytes()
+    ]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:1000])
+    assert damaged
+    with Load(url, "damaged") as load:
+        if alias == "champion":
+            promote(version)
+            wait_for(lambda: httpx.get(f"{url}/v1/model").json()["refused"] is not None)
+            assert "model.onnx: its digest is" in httpx.get(f"{url}/v1/model").json()["refused"]
+            promote("1")
+        else:
+            set_alias("challenger", version)
+            time.sleep(3)
+        load.until_well()
+    load.check(home)
+    assert not load.degraded
+    assert {answer["model"]["version"] for answer in load.answers} == {"1"}
+
+
+@pytest.fixture
+def beside(home):
+    """A second process's work, done in this one, by a clock that can be set: ``beside.score(customer)``, ``beside.ahead_us``."""
+
+    class Beside:
+        ahead_us = 0
+
+        def score(self, customer, count=1, **changes):
+            """The reasons for which each of so many transactions was degraded, or None."""
+            found = []
+            for _ in range(count):
+                body = json.dumps(live(customer, **changes)).encode()
+                reply = self.serving.answer("score", body, time.perf_counter_ns())
+                found.append(json.loads(reply.body)["degraded"])
+            return found
+
+    one = Beside()
+    champions = Champions(alias=lambda: "1", load=lambda version: Bundle.load(home / "first"))
+    with closing(Serving.open(champions, clock_us=lambda: now_us() + one.ahead_us)) as one.serving:
+        yield one
+
+
+def test_two_processes_write_the_same_keys_while_the_clock_of_one_jumps(home, url, beside):
+    with Load(url, "shared") as load:
+        for beside.ahead_us in (0, HOUR_US, 0, -HOUR_US, 0):
+            for customer in ("shared0", "shared1", "shared2"):
+                assert beside.score(customer, 8) == [None] * 8
+    load.check(home)
+    assert not load.unanswered
+    assert not load.degraded
+    for customer in range(3):
+        seen, before = counted_by(home, url, f"shared{customer}")
+        assert seen == before > 40
+
+
+def test_a_clock_jumps_while_the_store_stands_still(home, url, beside):
+    """Events that wait are known by the store's clock as it went on: what is read after them counts them, and nothing before."""
+    keys = {"customer": "clocked", "terminal_id": "clocked"}
+    assert beside.score(count=3, **keys) == [None] * 3
+    with standing_still(pid_of(home)):
+        for beside.ahead_us in (0, -HOUR_US, HOUR_US):
+            assert set(beside.score(count=3, **keys)) == {"features-unavailable"}
+    wait_for(lambda: beside.score(**keys) == [None])
+    beside.ahead_us = 0
+    assert beside.score(count=3, **keys) == [None] * 3
+    seen, before = counted_by(home, url, "clocked")
+    assert seen == before
+
+
+def test_valkey_is_started_again_without_its_file(home, url):
+    with Load(url, "emptied") as load:
+        kill(home, and_its_file=True)
+        load.until_degraded("state-lost")
+        assert httpx.get(f"{url}/v1/model").json()["version"] == "1"
+        wait_for(loaded_again)
+        load.until_well()
+    load.check(home)
+    assert not load.unanswered
+    assert {"state-lost"} <= set(load.degraded) <= {"features-unavailable", "state-lost", "store-catching-up"}
+    for customer in ("emptied0", "killed0", "mown0"):
+        seen, before = counted_by(home, url, customer)
+        assert seen == before
+
+
+def test_at_the_end_every_decision_is_what_history_says(home, url):
+    run = parity()
+    report = run.report
+    assert report.decisions > 200
+    assert report.without_features > 50
+    assert (report.mismatches, report.score_mismatches) == (0, 0), run.summary()
+    answered = {line["transaction_id"] for line in read_decisions(home / "journal")}
+    with duckdb.connect() as connection:
+        query = f"SELECT transaction_id, count(*) FROM {snapshot(settings().lake / 'transactions').sql} GROUP BY ALL"
+        in_lake = dict(connection.execute(query).fetchall())
+    assert answered <= set(in_lake)
+    assert set(in_lake.values()) == {1}
