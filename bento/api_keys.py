@@ -170,11 +170,14 @@ def _changing(path: Path) -> Iterator[dict[str, ApiKey]]:
 
 
 def _replace(path: Path, text: str) -> None:
+    """Write the file anew, for its owner alone; one that was there keeps its mode, for others may have to read it."""
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o600
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()
+        os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     os.replace(fresh, path)
 

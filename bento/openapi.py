@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from bento.api_keys import SCOPES
 from bento.batch import BATCH_PATH
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH
 from bento.request import MAX_TEXT, body_schemas
@@ -207,14 +208,30 @@ _ANSWERED = {
             "feature_service": _maybe(_TEXT),
             "definitions_digest": _maybe(_TEXT),
             "latency_us": _COUNT,
+            "rollout": {
+                "type": "object",
+                "description": "which rollout it was part of, and the customer's arm",
+            },
+            "beside": {
+                "type": "object",
+                "description": "the other model's version, score and decision, and what it saw that this one did not",
+            },
+            "exploration": {
+                "type": "object",
+                "description": "of a decline: its draw, and the probability with which it was approved to learn its label",
+            },
         },
-        optional=("policy",),
+        optional=("policy", "rollout", "beside", "exploration"),
     ),
     "Model": _object(
         {
             "ready": {"type": "boolean"},
             "refused": {**_maybe(_TEXT), "description": "why the version that is wanted does not serve"},
             "name": _TEXT,
+            "rollout": {
+                "type": "object",
+                "description": "what is tried beside the champion, and how it does",
+            },
             "version": _maybe(_TEXT),
             "feature_service": _TEXT,
             "definitions_digest": _TEXT,
@@ -330,6 +347,15 @@ _OPERATIONS = (
     _Operation("/readyz", "get", "readyz", BENTOML, "Whether it may be sent requests"),
 )
 
+_SECURITY = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "an API key, which `fraud keys create` gives; its scopes: "
+        + "; ".join(f"{name}: {what}" for name, what in SCOPES.items()),
+    }
+}
+
 
 @cache
 def document() -> dict[str, Any]:
@@ -347,5 +373,7 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "."}],
         "paths": paths,
-        "components": {"schemas": {**body_schemas(), **_ANSWERED}},
+        "components": {"schemas": {**body_schemas(), **_ANSWERED}, "securitySchemes": _SECURITY},
+        # Without any key configured the service asks its own machine for none.
+        "security": [{name: []} for name in _SECURITY] + [{}],
     }

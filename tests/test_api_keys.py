@@ -54,6 +54,13 @@ def test_the_file_keeps_no_key_and_is_its_owner_s_alone(path):
     assert (kept.created, kept.expires) == (NOW, NOW + timedelta(days=1))
 
 
+def test_a_file_that_others_were_let_read_stays_so(path):
+    create(path)
+    path.chmod(0o640)
+    create(path, "till")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
 def test_keys_made_at_once_are_all_there(path):
     threads = [threading.Thread(target=create, args=(path, f"k{number}")) for number in range(8)]
     for thread in threads:

@@ -75,8 +75,8 @@ def state(home):
         APP.state.serving = serving
 
         def recorded():
-            # Which recorders are alive is told every few seconds, whatever is asked.
-            keys = sorted(key for key in client.keys("*") if not key.endswith(b":live"))
+            # Which recorders are alive, and up to where the state has the journal, is told every few seconds, whatever is asked.
+            keys = sorted(key for key in client.keys("*") if not key.endswith((b":live", b":journal")))
             with client.pipeline(transaction=False) as pipeline:
                 for key in keys:
                     pipeline.dump(key)
