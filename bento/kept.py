@@ -64,7 +64,7 @@ class KeptRollout:
         self._file, self._text = file, ""
 
     def keep(self, document: Rollout, ended: Mapping[str, Any], told: Iterable[str]) -> None:
-        """Keep these in place of those before.
+        """Keep these in place of those before; that another process has seen this very rollout end stays.
 
         Args:
             ended: by the rollout's id, what is to be said of its end. told: those of which the registry knows.
@@ -72,6 +72,7 @@ class KeptRollout:
         Raises:
             OSError: it cannot be written; what was kept before stays.
         """
+        ended = {**self._ended_elsewhere(document), **ended}
         text = json.dumps({"document": document.as_text(), "ended": ended, "told": sorted(told)})
         if text == self._text:
             return
@@ -95,3 +96,12 @@ class KeptRollout:
             return Rollout.from_text(found["document"]), dict(found["ended"]), list(found["told"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self._file}: it is damaged ({error!r}); remove it") from error
+
+    def _ended_elsewhere(self, document: Rollout) -> dict[str, dict[str, Any]]:
+        try:
+            found = self.load()
+        except (OSError, ValueError):
+            return {}
+        return (
+            {} if found is None else {name: about for name, about in found[1].items() if name == document.id}
+        )

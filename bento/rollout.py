@@ -51,6 +51,7 @@ class Rollouts:
         current: the arrangement, or None where the champion decides alone and nothing is explored; read it once a request.
         refused: why the rollout that the registry names is not in force, or None.
         on_change, on_trip: called with each new arrangement; with each guard that trips.
+        on_failure, on_decision: called with each failure of the challenger; with each arm's decisions.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Rollouts:
         self.on_change: Callable[[Rollout, str | None], None] = lambda rollout, refused: None
         self.on_trip: Callable[[Tripped], None] = lambda tripped: None
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_decision: Callable[[str, str], None] = lambda arm, decision: None
         self.where = f"{socket.gethostname()}-{os.getpid()}"
         self._champions, self._registry, self._clock_us = champions, registry, clock_us
         self._ledger, self._load_version = ledger, load
@@ -113,7 +115,8 @@ class Rollouts:
         try:
             found = self._registry.latest()
         except Exception as error:  # the registry may be anywhere, and its client raises anything
-            self._document = self._document or self._remembered()
+            remembered = self._remembered()
+            self._document = self._document or remembered
             _log.debug("the rollout goes on as it is: the registry does not answer: %r", error)
         else:
             self._document = self._read(found)
@@ -217,7 +220,9 @@ class Rollouts:
                 self._refuse(f"version {challenger.version} cannot be read beside the champion: {error!r}")
                 return None
         guard = self._guard_of(document, champion, challenger)
-        return Trial(document, champion, challenger, joint, guard, self._trip, lambda: self.on_failure())
+        return Trial(
+            document, champion, challenger, joint, guard, self._trip, self.on_failure, self.on_decision
+        )
 
     def _guard_of(self, document: Rollout, champion: Champion, challenger: Champion) -> Guard:
         """The guard of this rollout; a model prepared anew does not make it forget what it counted."""
@@ -327,12 +332,14 @@ class Rollouts:
         try:
             found = None if self._kept_rollout is None else self._kept_rollout.load()
         except (OSError, ValueError) as error:
-            _log.warning("the rollout that was kept cannot be read; the champion decides alone: %s", error)
+            if self._document is None:
+                _log.warning("the rollout that was kept cannot be read; the champion decides alone: %s", error)
             return ALONE
         if found is None:
             return ALONE
         document, ended, told = found
-        self._ended.update(ended)
+        # Another process on this machine may have seen a rollout end, and could not say so either.
+        self._ended.update({name: about for name, about in ended.items() if name not in self._ended})
         self._told.update(told)
         return document
 

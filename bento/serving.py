@@ -47,6 +47,7 @@ from feature_repo.windows.reading import StateLostError
 from feature_repo.windows.spec import ViewSpec
 from training.ledger import Ledger
 from training.rollout_registry import RolloutRegistry
+from training.tracking import impatient
 
 __all__ = ["MAX_BATCH", "Serving"]
 
@@ -102,6 +103,7 @@ class Serving:
         """
         metrics = metrics or Metrics()
         if champions is None:
+            impatient()
             kept, registry = settings().home / "serving", RolloutRegistry()
             champions = Champions(registry.champion, kept=KeptChampion(kept))
             rollouts = rollouts or Rollouts(

@@ -40,7 +40,7 @@ class Trial:
     """A challenger that is tried beside the champion: both read by one plan.
 
     Attributes:
-        on_trip: called, in the thread that scores, with the guard that tripped.
+        on_trip: called, in the thread that scores, with the guard that tripped; on_decision with arm and decision.
     """
 
     rollout: Rollout
@@ -50,6 +50,7 @@ class Trial:
     guard: Guard
     on_trip: Callable[[Tripped], None]
     on_failure: Callable[[], None] = lambda: None
+    on_decision: Callable[[str, str], None] = lambda arm, decision: None
 
     @cached_property
     def own(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -160,6 +161,8 @@ class Turn:
                 self._judge(trial, acted, time.perf_counter_ns() - started_ns)
         if acted.decision == "decline" and self._rollout.explore:
             self._explore(acted, transaction)
+        if trial is not None:
+            trial.on_decision(self._arm, acted.decision)
         return acted
 
     def _beside(self, trial: Trial, acted: Acted, transaction: Transaction) -> None:

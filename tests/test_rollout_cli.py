@@ -207,6 +207,15 @@ def test_an_end_said_by_a_service_elsewhere_is_shown_and_comes_into_the_ledger(h
     assert "ended" not in fraud("status").split("ledger:")[0]
 
 
+def test_a_damaged_document_is_said_and_written_anew_by_a_rollback(home):
+    connect().set_registered_model_tag(MODEL_NAME, "rollout", "{")
+    assert "the document is no JSON" in fraud("status")
+    assert "fraud rollout rollback" in refused("shadow", 2)
+    fraud("rollback")
+    assert in_force().mode == "champion"
+    assert changes() == [("rollback", "1", "champion")]
+
+
 def test_a_champion_that_was_changed_by_hand_stands_in_the_ledger_too(home):
     fraud("explore", 0.01)
     set_alias("champion", "3")

@@ -180,6 +180,11 @@ def test_customers_are_shared_between_the_models_by_a_sticky_hash(deployment, sh
     assert theirs != set(customers)
     with service(shelf) as serving:
         lines = [score(serving, customer_id=customer)[1] for customer in customers]
+        exposed = serving.metrics.exposition()[0].decode().splitlines()
+    counted = [
+        float(text.rsplit(" ", 1)[1]) for text in exposed if text.startswith("fraud_arm_decisions_total")
+    ]
+    assert sum(counted) == len(customers)
     for customer, line in zip(customers, lines, strict=True):
         version, arm = ("3", "challenger") if customer in theirs else ("1", "champion")
         assert (line["model_version"], line["rollout"]["arm"]) == (version, arm)
@@ -453,6 +458,31 @@ def test_a_rollout_goes_on_through_a_restart_while_the_registry_is_away(deployme
         assert serving.rollouts.current is None
     assert look_of({}, shelf.tags).ended["guard"] == "error rate"
     assert len(Ledger(tmp_path / "one").entries()) == 1
+
+
+def test_while_the_registry_is_away_a_process_knows_what_another_one_has_ended(deployment, shelf, tmp_path):
+    shelf.put("shadow", "2")
+    with service(shelf, tmp_path / "one") as one, service(shelf, tmp_path / "one") as two:
+        shelf.away = True
+        failing(one)
+        for _ in range(5):
+            score(one)
+        assert two.rollouts.current is not None
+        assert two.rollouts.refresh()
+        assert two.rollouts.current is None
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"document": "{}", "ended": {}, "told": []}'])
+def test_what_was_kept_and_is_damaged_leaves_the_champion_alone(deployment, shelf, tmp_path, caplog, text):
+    shelf.put("shadow", "2")
+    with service(shelf, tmp_path / "one"):
+        pass
+    (tmp_path / "one" / "rollout.json").write_text(text)
+    shelf.away = True
+    with service(shelf, tmp_path / "one") as serving:
+        assert serving.rollouts.current is None
+        assert score(serving)[0]["degraded"] is None
+    assert "the rollout that was kept cannot be read" in caplog.text
 
 
 def test_a_document_that_cannot_be_read_leaves_the_champion_alone_and_says_so(deployment, shelf):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from feature_repo.settings import make_private, settings
 
-__all__ = ["EXPERIMENT", "connect", "experiment_id", "pyfunc"]
+__all__ = ["EXPERIMENT", "connect", "experiment_id", "impatient", "pyfunc"]
 
 EXPERIMENT: Final = "fraud"
 
@@ -38,6 +38,12 @@ def connect() -> Any:
             logging.getLogger(name).setLevel(level)
         _point_to(mlflow, here.tracking_uri)
         return mlflow.MlflowClient()
+
+
+def impatient() -> None:
+    """For a process that asks again anyway: a server that does not answer is given up after seconds, not after minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
 def pyfunc() -> Any:
