@@ -112,6 +112,7 @@ class Metrics:
             self.decisions.labels(decision, "no")
         self.answers.labels("score", "200")
         self.backlog.set(0)
+        self.journal_waiting.set(0)
 
     def serves(self, name: str, version: str) -> None:
         """Show which model serves from now on."""
