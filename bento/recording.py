@@ -157,6 +157,14 @@ class Recording:
         except STORE_FAILURES as error:
             written = Written(self._known_us(event), {})
             self._keep(_known(event, written.known_us), error)
+        except (LookupError, TypeError, ValueError) as error:
+            # Decided it is, and history gets it; the audit will say what was missing in the state.
+            written = Written(self._known_us(event), {})
+            self._metrics.errors.labels("record").inc()
+            _log.exception(
+                "no view can take an event",
+                extra={"transaction_id": event["transaction_id"], "error": repr(error)},
+            )
         self._metrics.recorded.labels("transactions").inc()
         # It is counted there; the decision's line says so, and the payment is decided all the same.
         with suppress(LineLostError):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from feature_repo.journal import Location, derived_of_event, read_lines, row_of_event
-from feature_repo.windows.event_values import NOTHING, Taken, Values
+from feature_repo.windows.event_values import NOTHING, LackingValueError, Taken, Values
 from feature_repo.windows.keys import loaded_key, project_prefix
 from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.recorder import Written
@@ -75,6 +75,9 @@ class Replaying:
         marks = self._marks()
         since = None if marks else self._loaded_until()
         self._marked, count = dict(marks), 0
+        gone = [name for name in marks if not (self._folder / name).exists()]
+        if gone:
+            self._client.hdel(self._key, *(f"{self._name}/{name}" for name in gone))
         for path in sorted(self._folder.glob(_EVENTS)):
             end = marks.get(path.name, 0)
             lines = read_lines(path, end)
@@ -99,22 +102,25 @@ class Replaying:
     def _written(self, table: str, events: Sequence["_Event"]) -> list[Written | None]:
         """What became of each event; None of one that cannot be recorded, which is logged."""
         try:
-            taken = [self._taken(table, event.row) for event in events]
-            return list(self._recorder.write(table, [event.row for event in events], taken))
+            return list(self._recorder.write(table, [event.row for event in events]))
+        except LackingValueError:
+            return [self._written_with(table, event) for event in events]
         except (LookupError, TypeError, ValueError) as error:
             if len(events) > 1:
                 return [written for event in events for written in self._written(table, [event])]
-            _log.error(
-                "an event of the journal cannot be recorded again: %s",
-                error,
-                extra={"transaction_id": events[0].row["transaction_id"], "table": table},
-            )
+            _refused(table, events[0], error)
             return [None]
 
-    def _taken(self, table: str, row: Row) -> Taken:
+    def _written_with(self, table: str, event: "_Event") -> Written | None:
+        """What became of an event that takes over columns from its transaction."""
+        try:
+            return self._recorder.write(table, [event.row], [self._taken(event.row)])[0]
+        except (LookupError, TypeError, ValueError, sqlite3.Error) as error:
+            _refused(table, event, error)
+            return None
+
+    def _taken(self, row: Row) -> Taken:
         """What an event took over from its transaction, as the journal has it."""
-        if table == "transactions":
-            return NOTHING
         index = self._folder / "seen.db"
         with closing(sqlite3.connect(f"{index.as_uri()}?mode=ro", uri=True)) as db:
             found = db.execute(
@@ -167,6 +173,14 @@ def _events(lines: Iterable[tuple[Location, bytes]], since: int | None) -> Itera
             if row.get("amount") is not None:
                 row["amount"] = Decimal(row["amount"])
             yield _Event(table, row, record["created_timestamp_us"], derived_of_event(record))
+
+
+def _refused(table: str, event: _Event, error: Exception) -> None:
+    _log.error(
+        "an event of the journal cannot be recorded again: %s",
+        error,
+        extra={"transaction_id": event.row["transaction_id"], "table": table},
+    )
 
 
 def _own_files() -> str:

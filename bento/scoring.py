@@ -20,12 +20,21 @@ from bento.seen import DECISION, content_digest
 from bento.tracing import current_trace
 from bento.turn import Seen, Turn
 from feature_repo.windows.reading import StateLostError
+from training.policy import Policy
 
 __all__ = ["STATUS_OF_DECISION", "Reply", "Scorer", "answer"]
 
 STATUS_OF_DECISION = {"approve": "approved", "review": "pending", "decline": "declined"}
 """The status under which a decided transaction is recorded."""
 
+_WITHOUT_A_MODEL = Policy().default
+# What is done where a part has failed.
+_NEXT_BEST = {
+    "features": "the rules decide",
+    "model": "the rules decide",
+    "rules": "the policy's default decides",
+    "reasons": "the decision stands",
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
@@ -43,7 +52,7 @@ class Scorer:
     """Decides on transactions, one at a time, in one thread.
 
     When features or model cannot answer, rules on the request alone decide, and ``degraded`` says why.
-    With no model at all there are no rules either: then everything is for review.
+    With no model at all there are no rules either: then the policy's default decides, which is never to approve.
     """
 
     def __init__(
@@ -156,14 +165,19 @@ class Scorer:
         self, champion: Champion | None, transaction: Transaction, seen: Seen, score: float | None
     ) -> tuple[float | None, str]:
         if champion is None:
-            return None, "review"
+            return None, _WITHOUT_A_MODEL
         if score is not None:
             try:
                 return score, champion.bundle.decide(score, transaction.amount_usd_cents)
             except Exception as error:  # as above
                 self._failed("model", transaction, error)
                 seen.degraded = "model-failed"
-        return None, champion.bundle.decide_without_model(transaction.entity_row())
+        try:
+            return None, champion.bundle.decide_without_model(transaction.entity_row())
+        except Exception as error:  # as above
+            self._failed("rules", transaction, error)
+            seen.degraded = "rules-failed"
+            return None, champion.bundle.spec.policy.default
 
     def _reasons(
         self,
@@ -194,7 +208,7 @@ class Scorer:
         _log.error(
             "%s failed; %s",
             part,
-            "the decision stands" if part == "reasons" else "the rules decide",
+            _NEXT_BEST[part],
             exc_info=error if whole else None,
             extra={"transaction_id": transaction.transaction_id, "error": repr(error)},
         )

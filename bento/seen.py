@@ -78,7 +78,7 @@ class Seen:
             rows = self._db.execute(
                 "SELECT kind, digest, file, offset, length FROM seen WHERE id = ?", (key,)
             ).fetchall()
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             # It is recorded again then, which counts once.
             _log.error("%s: an id cannot be looked up, and is taken for a new one: %s", self._folder, error)
             rows = []
@@ -98,7 +98,7 @@ class Seen:
         row = (key, kind, entry.digest, where.file, where.offset, where.length)
         try:
             self._db.execute("INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.OperationalError as error:
+        except sqlite3.Error as error:
             if not self._unsaved:
                 _log.error("%s: the index stays in memory: %s", self._folder, error)
             return False

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -24,10 +25,12 @@ from feature_repo.settings import settings
 from feature_repo.store import open_store
 from feature_repo.windows import embedded
 from feature_repo.windows.plan import OnlinePlan
+from feature_repo.windows.wire import command, exchange
 from pipelines.load_journal import load_journal
-from tests.deployments import LOADED_UNTIL, SERVICE, body_of, deployed, events, make_bundle
-from tests.faults import full_disk
+from tests.deployments import LOADED_UNTIL, SERVICE, body_of, deployed, events, make_bundle, wait_for
+from tests.faults import full_disk, standing_still
 from training.bundle import Bundle
+from training.policy import Policy
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COORDINATES = ("customer_latitude", "customer_longitude", "terminal_latitude", "terminal_longitude")
@@ -403,6 +406,55 @@ def test_rules_decide_when_the_model_fails_and_the_features_are_journalled(servi
     assert len(decision_of(deployment, request["transaction_id"])["features"]) == len(
         champion.plan.feature_names
     )
+
+
+class _Speechless(_Broken):
+    """A bundle whose rules fail too."""
+
+    def decide_without_model(self, row):
+        raise RuntimeError("the rules are gone")
+
+
+def test_where_the_rules_fail_too_the_policy_s_default_decides(serving, deployment, monkeypatch):
+    champion = serving.champions.current
+    bundle = _Speechless(champion.bundle)
+    bundle.spec = replace(bundle.spec, policy=Policy(default="decline"))
+    monkeypatch.setattr(serving.champions, "current", replace(champion, bundle=bundle))
+    answer = score(serving, fresh(amount="0.01"))
+    assert (answer["decision"], answer["score"], answer["degraded"]) == ("decline", None, "rules-failed")
+    assert answer["reasons"] == ["RULE_NONE"]
+
+
+class _Refusing:
+    """A recorder into views of which none can take the event."""
+
+    def __init__(self, recorder):
+        self.recorder = recorder
+
+    def __getattr__(self, name):
+        return getattr(self.recorder, name)
+
+    def write(self, source, events, taken=()):
+        raise ValueError("a value that no window can hold")
+
+
+def test_an_event_that_no_view_can_take_is_decided_and_reaches_history(serving, deployment, monkeypatch):
+    monkeypatch.setattr(serving.recording, "_recorder", _Refusing(serving.recording._recorder))
+    request = fresh()
+    assert score(serving, request)["degraded"] is None
+    assert len(events_of(deployment, request["transaction_id"])) == 1
+    decision_of(deployment, request["transaction_id"])
+
+
+def test_a_store_that_hangs_is_asked_once(deployment):
+    client = online.online_client(online.open_serving_store())
+    with redis.Redis(unix_socket_path=str(embedded.socket_path(deployment))) as other:
+        client.ping()
+        with standing_still(int(other.info("server")["process_id"])), pytest.raises(redis.TimeoutError):
+            exchange(client, [command("INCR", "asked")])
+        wait_for(lambda: other.get("asked") is not None)
+        assert int(other.get("asked")) == 1
+        other.delete("asked")
 
 
 def test_while_the_journal_s_disk_is_full_payments_are_decided_and_what_is_only_recorded_is_refused(

@@ -1,6 +1,7 @@
 """Everything that is served is one folder, which is read whole and sound or not at all."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,6 +81,8 @@ def test_without_a_model_the_rules_approve_or_ask_for_a_review(folder):
     assert bundle.decide_without_model(row) == "approve"
     assert bundle.decide_without_model({**row, "amount_usd_cents": 30_000}) == "review"
     assert bundle.decide_without_model({}) == "review"
+    strict = Bundle(replace(bundle.spec, policy=Policy(default="decline")), None, folder)
+    assert strict.decide_without_model({}) == "decline"
 
 
 def test_the_bundles_policy_decides(folder):

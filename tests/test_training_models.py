@@ -230,6 +230,14 @@ def test_a_negative_cost_is_refused():
         Policy(review_cost_cents=-1)
 
 
+def test_nothing_passes_for_want_of_a_look():
+    assert Policy().default == "review"
+    assert Policy.from_dict({"review_cost_cents": 300.0}).default == "review"
+    assert Policy.from_dict(Policy(default="decline").as_dict()).default == "decline"
+    with pytest.raises(ValueError, match=r"default is 'approve': .* give review or decline"):
+        Policy(default="approve")
+
+
 PROBABILITIES = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
 AMOUNTS = st.integers(0, 10**9)
 

@@ -196,11 +196,11 @@ class Bundle:
     def decide_without_model(self, row: Mapping[str, Any]) -> Decision:
         """Decide on the request alone, by rules learned from it: approve or review, never decline.
 
-        ``row`` needs ``amount_usd_cents`` and ``event_timestamp_us``; without either the answer is a review.
+        ``row`` needs ``amount_usd_cents`` and ``event_timestamp_us``; without either the policy's default is the answer.
         """
         columns = _request_columns(row)
         if columns is None:
-            return "review"
+            return self.spec.policy.default
         rate = self.spec.fallback.rate(columns)
         decision = self.decide(float(rate[0]), int(row["amount_usd_cents"]))
         return "approve" if decision == "approve" else "review"

@@ -31,6 +31,8 @@ IntArray = npt.NDArray[np.int64]
 class Policy:
     """The costs of acting, in US cents; ``false_decline_share`` is a share of the amount.
 
+    ``default`` is what is decided where neither a model nor rules can: review or decline. Nothing passes for want of a look.
+
     The defaults: a review takes an analyst some minutes; a genuine customer who is declined costs the margin
     on the sale and, at times, the customer.
     """
@@ -38,9 +40,17 @@ class Policy:
     review_cost_cents: float = 300.0
     false_decline_cents: float = 2000.0
     false_decline_share: float = 0.02
+    default: Decision = "review"
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        if self.default not in ("review", "decline"):
+            raise ValueError(
+                f"policy: default is {self.default!r}: it is what happens to a transaction that nothing could judge; "
+                "give review or decline"
+            )
+        for name, value in self.as_dict().items():
+            if name == "default":
+                continue
             if not 0 <= value < float("inf"):
                 raise ValueError(f"policy: {name} is {value}; give a finite number of zero or more")
 
@@ -65,7 +75,7 @@ class Policy:
         cheap = np.where(approve < decline, 0, 2)
         return np.where(np.minimum(approve, decline) < self.review_cost_cents, cheap, 1).astype(np.int8)
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """The policy as JSON-ready data."""
         return asdict(self)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import redis
 
-_GONE = (redis.ConnectionError, redis.TimeoutError, OSError)
+_GONE = (redis.ConnectionError, ConnectionError)
 
 
 def bulk(part: bytes | str | int) -> bytes:
@@ -23,6 +23,7 @@ def exchange(client: Any, commands: Sequence[bytes]) -> list[Any]:
     """Send packed commands in one round trip; returns the answer of each, an error answer as the exception.
 
     A connection that turns out to be gone is opened anew, once, and all is sent again: commands must bear being repeated.
+    A server that does not answer in time is not asked again.
 
     Raises:
         redis.RedisError: no answer.
