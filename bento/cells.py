@@ -10,6 +10,7 @@ go back, and the next worker that comes up goes on counting in that file.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -178,9 +179,15 @@ def _locked_file(folder: Path) -> int:
     fresh = folder / f"{uuid4().hex}.new"
     file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     _lock(file, fcntl.LOCK_EX)
-    # Without room on the disk, to touch a mapped file would end the process.
-    os.posix_fallocate(file, 0, _BYTES)
-    os.rename(fresh, fresh.with_suffix(_SUFFIX))
+    try:
+        # Without room on the disk, to touch a mapped file would end the process: it is taken now.
+        if os.write(file, bytes(_BYTES)) != _BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+        os.rename(fresh, fresh.with_suffix(_SUFFIX))
+    except OSError:
+        os.close(file)
+        fresh.unlink(missing_ok=True)
+        raise
     return file
 
 

@@ -204,3 +204,17 @@ def test_a_folder_that_someone_else_laid_there_is_not_used(temporary, caplog):
         shared_cells().run("things", ())
     assert "metrics cover one worker alone" in caplog.text
     assert not list((temporary / "elsewhere").iterdir())
+
+
+def test_a_worker_without_room_for_its_file_counts_for_itself(temporary):
+    """As on a disk that is nearly full: the file can be begun, and not be finished."""
+    program = (
+        "import resource, tempfile; tempfile.tempdir = %r; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
+        "from bento.cells import shared_cells; cells = shared_cells(); cells.values[0] = 1.0; print(cells.folder)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program % str(temporary)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "None\n"
+    assert "metrics cover one worker alone" in found.stderr
+    assert [path.name for folder in temporary.iterdir() for path in folder.iterdir()] == []
