@@ -7,6 +7,7 @@ them; that time is bounded by the same limit, for the loop never has more than s
 """
 
 import asyncio
+import logging
 
 from starlette.datastructures import State
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,6 +20,10 @@ from bento.tracing import Tracing
 
 __all__ = ["Gate"]
 
+_WHO = (401, 403)
+_SAY_EVERY_S = 1.0
+_log = logging.getLogger(__name__)
+
 
 class Gate:
     """Middleware: lets requests in by ``state.access``, and follows them by ``state.tracing``.
@@ -28,6 +33,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app, self._state = app, state
+        self._said_at = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # there is none here
@@ -43,6 +49,7 @@ class Gate:
         try:
             access.admit(needed, scope["path"], headers, scope.get("client"))
         except Problem as error:
+            self._say(error, arrived, scope)
             await self._refuse(send, error)
             return
         tracing: Tracing = self._state.tracing
@@ -65,6 +72,14 @@ class Gate:
             await self._app(scope, receive, send)
         else:
             await self._refuse(send, _too_late(waited_s, access.deadline_s))
+
+    def _say(self, error: Problem, now: float, scope: Scope) -> None:
+        """Log who is refused, once a second at most: whoever tries keys must not fill the disk."""
+        if error.status in _WHO and now - self._said_at >= _SAY_EVERY_S:
+            self._said_at = now
+            client = scope.get("client")
+            about = {"path": scope["path"], "client": None if client is None else client[0]}
+            _log.warning("refused: %s", error.detail, extra=about)
 
     async def _refuse(self, send: Send, error: Problem) -> None:
         metrics = self._state.serving.metrics

@@ -116,6 +116,7 @@ class Scorer:
         trace = current_trace()
         if trace is not None:
             trace.stages(STAGES, ends)
+            trace.decided(transaction.transaction_id, decision, record["degraded"])
         self._metrics.decisions.labels(decision, record["degraded"] or "no").inc()
         if score is not None:
             self._metrics.scores.observe(score)

@@ -5,6 +5,7 @@ is not sampled, the reading of it and a header in the answer. What is sampled be
 exports; without a collector nothing is sampled, whatever the caller says.
 """
 
+import logging
 import os
 import random
 import re
@@ -26,6 +27,7 @@ __all__ = ["Trace", "Tracing", "current_trace"]
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _SAMPLED = 1
+_log = logging.getLogger(__name__)
 _CURRENT: ContextVar["Trace | None"] = ContextVar("trace", default=None)
 
 
@@ -151,6 +153,14 @@ class Trace:
         for name, start, end in zip(names, ends_ns, ends_ns[1:], strict=False):
             span = self._tracer.start_span(name, context=context, start_time=start + to_wall_ns)
             span.end(end_time=end + to_wall_ns)
+
+    def decided(self, transaction_id: str, decision: str, degraded: str | None) -> None:
+        """Say which transaction it was, in the span and in a line of the log: where the one is found, so is the other."""
+        if self._span is None:
+            return
+        about = {"transaction_id": transaction_id, "decision": decision, "degraded": degraded or "no"}
+        self._span.set_attributes({f"fraud.{name}": value for name, value in about.items()})
+        _log.info("decided", extra=about)
 
     def _answered(self, status: int) -> None:
         from opentelemetry.trace import Status, StatusCode

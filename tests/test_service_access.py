@@ -239,6 +239,17 @@ def test_a_failure_inside_leaves_room_for_the_next(path):
     assert service.send("/v1/score").status_code == 200
 
 
+def test_who_is_refused_is_logged_once_a_second_at_most(path, caplog):
+    service = Service(path)
+    caplog.clear()
+    for _ in range(3):
+        service.send("/v1/score", client=REMOTE)
+    assert [record.client for record in caplog.records] == ["203.0.113.7"]
+    service.clock.now += 1
+    service.send("/v1/model", client=REMOTE)
+    assert [record.path for record in caplog.records] == ["/v1/score", "/v1/model"]
+
+
 def test_refusals_are_counted_by_their_kind(path):
     service = Service(path)
     service.send("/v1/score", client=REMOTE)

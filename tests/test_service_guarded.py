@@ -161,6 +161,9 @@ def test_a_sampled_request_is_followed_through_its_stages(running):
     wait_for(lambda: any(each.name == "POST /v1/score" for _, each in running.collector.spans))
     of_it = [each for _, each in running.collector.spans if each.trace_id.hex() == trace]
     assert {each.name for each in of_it} == {"POST /v1/score", *STAGES} - {"total"}
+    lines = [json.loads(line) for line in log(running.home).splitlines() if line.startswith("{")]
+    (decided,) = [line for line in lines if line["message"] == "decided"]
+    assert (decided["transaction_id"], decided["trace_id"]) == ("t5", trace)
 
 
 def test_a_card_number_is_neither_recorded_nor_told(running):

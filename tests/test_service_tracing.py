@@ -1,6 +1,7 @@
 """W3C trace context through the gate, and what a collector receives of the requests that are sampled."""
 
 import asyncio
+import logging
 import time
 from types import SimpleNamespace
 
@@ -32,6 +33,7 @@ def sent(tmp_path):
             if trace is not None:
                 now = time.perf_counter_ns()
                 trace.stages(STAGES, [now - 3000, now - 2000, now - 500, now])
+                trace.decided("t1", "review", None)
             await send({"type": "http.response.start", "status": status, "headers": []})
             await send({"type": "http.response.body", "body": b""})
 
@@ -101,7 +103,8 @@ def test_a_malformed_trace_context_is_as_none(sent, traceparent):
     assert (answer.status_code, trace) == (200, None)
 
 
-def test_a_sampled_request_becomes_spans_of_its_stages_under_the_caller_s(sent, endpoint):
+def test_a_sampled_request_becomes_spans_of_its_stages_under_the_caller_s(sent, endpoint, caplog):
+    caplog.set_level(logging.INFO)
     with collecting() as collector:
         endpoint(collector.url)
         tracing = exporting(collector.url)
@@ -117,6 +120,8 @@ def test_a_sampled_request_becomes_spans_of_its_stages_under_the_caller_s(sent, 
     attributes = {each.key: each.value for each in whole.attributes}
     assert attributes["http.route"].string_value == "/v1/score"
     assert attributes["http.response.status_code"].int_value == 503
+    assert attributes["fraud.transaction_id"].string_value == "t1"
+    assert [record.transaction_id for record in caplog.records if record.message == "decided"] == ["t1"]
     for span in spans.values():
         assert (span.trace_id, span.parent_span_id) == (whole.trace_id, whole.span_id)
     lasted = [span.end_time_unix_nano - span.start_time_unix_nano for span in spans.values()]
