@@ -60,13 +60,13 @@ class JournalLoader:
 
     def __init__(self, journal: Path, lake: Path, batch_bytes: int = BATCH_BYTES) -> None:
         self._journal, self._lake, self._batch_bytes = journal, lake, batch_bytes
-        # As last read from the lake or committed to it: spares asking for files that nobody writes any more.
-        self._known: dict[str, int] = {}
+        # Bytes of each file that were looked at, what is half-written included: spares asking for files that nobody writes.
+        self._seen: dict[str, int] = {}
 
     def behind(self) -> int:
-        """Bytes of the journal that are not loaded, as far as this loader knows."""
+        """Bytes of the journal that this loader has not looked at; before its first pass, all."""
         return sum(
-            max(path.stat().st_size - self._known.get(path.name, 0), 0)
+            max(path.stat().st_size - self._seen.get(path.name, 0), 0)
             for kind in _KEEPS
             for path in self._files(kind)
         )
@@ -79,17 +79,22 @@ class JournalLoader:
             OSError: the lake or the journal cannot be written or read; what is committed stays.
         """
         report, misfit = Loaded(), None
-        for kind in _KEEPS:
-            try:
-                for batch in self._batches(kind, report):
-                    self._commit(kind, batch, report)
-            except ValueError as error:  # one kind does not keep the other from being loaded
-                misfit = misfit or error
-        for table in report.added:
-            with lake_lock(self._lake):
-                tidy(self._lake, table)
-        if misfit is not None:
-            raise misfit
+        seen_before = dict(self._seen)
+        try:
+            for kind in _KEEPS:
+                try:
+                    for batch in self._batches(kind, report):
+                        self._commit(kind, batch, report)
+                except ValueError as error:  # one kind does not keep the other from being loaded
+                    misfit = misfit or error
+            for table in report.added:
+                with lake_lock(self._lake):
+                    tidy(self._lake, table)
+            if misfit is not None:
+                raise misfit
+        except BaseException:
+            self._seen = seen_before
+            raise
         return report
 
     def _commit(self, kind: str, batch: _Batch, report: Loaded) -> None:
@@ -112,14 +117,14 @@ class JournalLoader:
                         "the lake has other content of the same ids",
                         extra={"table": table, "ids": merged.differing},
                     )
-        self._known |= batch.positions
 
     def _batches(self, kind: str, report: Loaded) -> Iterator[_Batch]:
         batch = _Batch()
         for path in self._files(kind):
             at = self._start(kind, path)
             while True:
-                lines, end = _lines(path, at, self._batch_bytes)
+                lines, end, looked_at = _lines(path, at, self._batch_bytes)
+                self._seen[path.name] = looked_at
                 if end == at:
                     break
                 batch.records += self._read(path, lines, report)
@@ -137,7 +142,7 @@ class JournalLoader:
     def _start(self, kind: str, path: Path) -> int:
         """Where to go on in a file; from its first byte where it is not the file that the position is of."""
         size = path.stat().st_size
-        if self._known.get(path.name) == size:
+        if self._seen.get(path.name) == size:
             return size
         at = position(self._lake, _KEEPS[kind], path.name) or 0
         if at and not _ends_line(path, at):
@@ -145,7 +150,6 @@ class JournalLoader:
                 "the file is not the one that was loaded; it is loaded anew", extra={"file": path.name}
             )
             at = 0
-        self._known[path.name] = at
         return at
 
     def _read(self, path: Path, lines: list[bytes], report: Loaded) -> Iterator[dict[str, Any]]:
@@ -159,8 +163,8 @@ class JournalLoader:
                 )
 
 
-def _lines(path: Path, at: int, size: int) -> tuple[list[bytes], int]:
-    """Whole lines from byte ``at`` on, of about ``size`` bytes, and the byte behind the last; none where there are none."""
+def _lines(path: Path, at: int, size: int) -> tuple[list[bytes], int, int]:
+    """Whole lines from byte ``at`` on, of about ``size`` bytes, the byte behind the last, and that behind all that was read."""
     with path.open("rb") as file:
         file.seek(at)
         data = file.read(size)
@@ -172,7 +176,7 @@ def _lines(path: Path, at: int, size: int) -> tuple[list[bytes], int]:
     if rest and len(data) < size and _is_whole(rest):
         # Killed between the line and its newline: an object that is closed lacks nothing.
         end = len(data)
-    return [line for line in data[:end].split(b"\n") if line], at + end
+    return [line for line in data[:end].split(b"\n") if line], at + end, at + len(data)
 
 
 def _is_whole(line: bytes) -> bool:
