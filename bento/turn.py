@@ -203,6 +203,7 @@ class Turn:
             return
         draw = self._rollout.draw(transaction.transaction_id, transaction.amount_usd_cents)
         acted.journal["exploration"] = {
+            "rollout": self._rollout.id,
             "decision": acted.decision,
             "draw": draw.draw,
             "probability": draw.probability,

@@ -28,7 +28,7 @@ class Pairs:
 
     Attributes:
         champion, challenger: scores. champion_decisions, challenger_decisions: what each would have decided.
-        asked: how many times the challenger was asked, answered or not.
+        asked, failed: how many times the challenger was asked, and did not answer.
         latency_us: of all those.
         arms: decisions given, by arm.
     """
@@ -42,6 +42,7 @@ class Pairs:
     champion_decisions: list[str]
     challenger_decisions: list[str]
     asked: int = 0
+    failed: int = 0
     latency_us: list[float] = field(default_factory=list)
     arms: Mapping[str, Counter[str]] = field(default_factory=dict)
     explored: int = 0
@@ -97,7 +98,8 @@ class Comparison:
 def pairs(records: Iterable[Record], champion: str, challenger: str) -> Pairs:
     """The transactions of these two versions among journalled decisions."""
     both: list[tuple[Record, Record, Record]] = []
-    asked, explored, latency, arms = 0, 0, [], {"champion": Counter[str](), "challenger": Counter[str]()}
+    asked, failed, explored, latency = 0, 0, 0, []
+    arms = {"champion": Counter[str](), "challenger": Counter[str]()}
     versions = {champion, challenger}
     for record in records:
         rollout, beside = record.get("rollout"), record.get("beside")
@@ -115,6 +117,7 @@ def pairs(records: Iterable[Record], champion: str, challenger: str) -> Pairs:
         explored += bool(record.get("exploration", {}).get("approved"))
         own = {"score": record["score"], "decision": record.get("exploration", record)["decision"]}
         first, second = (own, beside) if record["model_version"] == champion else (beside, own)
+        failed += second["score"] is None
         if first["score"] is not None and second["score"] is not None:
             both.append((record, first, second))
     return Pairs(
@@ -127,6 +130,7 @@ def pairs(records: Iterable[Record], champion: str, challenger: str) -> Pairs:
         champion_decisions=[first["decision"] for _, first, _ in both],
         challenger_decisions=[second["decision"] for _, _, second in both],
         asked=asked,
+        failed=failed,
         latency_us=latency,
         arms=arms,
         explored=explored,
@@ -141,7 +145,7 @@ def compare(found: Pairs, champion: str, challenger: str) -> Comparison:
         champion=champion,
         challenger=challenger,
         asked=found.asked,
-        failed=_failed(found),
+        failed=found.failed,
         scored=len(found),
         agreement=_share(mine == its for mine, its in decided),
         champion_decline_rate=_share(mine == "decline" for mine, _ in decided),
@@ -156,10 +160,6 @@ def compare(found: Pairs, champion: str, challenger: str) -> Comparison:
         arms={name: _arm(counts) for name, counts in found.arms.items() if counts},
         explored=found.explored,
     )
-
-
-def _failed(found: Pairs) -> int:
-    return found.asked - len(found)
 
 
 def _drift(found: Pairs) -> tuple[float, Band] | None:

@@ -277,7 +277,7 @@ def test_a_share_of_declines_is_approved_and_flagged_with_its_probability(deploy
     for line in lines:
         draw = line["exploration"]
         assert draw["draw"] == position(document.seed, line["transaction_id"])
-        assert (draw["decision"], draw["probability"]) == ("decline", 0.1)
+        assert (draw["decision"], draw["probability"], draw["rollout"]) == ("decline", 0.1, document.id)
         assert draw["approved"] == (draw["draw"] < 0.1)
         assert line["decision"] == ("approve" if draw["approved"] else "decline")
     assert 0 < sum(line["exploration"]["approved"] for line in lines) < 30
