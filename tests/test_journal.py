@@ -121,6 +121,13 @@ def test_floats_keep_their_bits(tmp_path_factory, value):
     assert struct.pack("d", read) == struct.pack("d", value)
 
 
+def test_any_text_comes_back_and_takes_one_line(journal):
+    record = {"transaction_id": 'a"b\\c\n\r\x00\x7f\u2028é\U0001f600', "large": 2**70}
+    location = journal.decision(record)
+    assert journal.read(location) == record
+    assert [line for _, line in read_lines(journal.folder / location.file)] == [journal.line(record)]
+
+
 def test_infinities_and_nulls_come_back(journal):
     place = journal.decision({"values": [math.inf, -math.inf, None, 5e-324]})
     assert journal.read(place)["values"] == [math.inf, -math.inf, None, 5e-324]
