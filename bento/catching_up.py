@@ -37,6 +37,7 @@ class CatchingUp:
         client: of the online store; it must not wait long.
         replaying: records the journal again.
         plans: the plans that are read here, the champion's first: without it nothing is read.
+        came_back: called when the store answers after it did not.
         recording: asked whether events wait for the store in this process, and told whether the store answers.
 
     Attributes:
@@ -50,12 +51,13 @@ class CatchingUp:
         plans: Callable[[], Iterable[OnlinePlan]],
         recording: Recording,
         metrics: Metrics,
+        came_back: Callable[[], None] = lambda: None,
     ) -> None:
         self._client, self._replaying, self._plans = client, replaying, plans
         self._recording, self._metrics = recording, metrics
         self.found: deque[Replayed] = deque()
         self._why: str | None = CATCHING_UP
-        self._said = ""
+        self._said, self._came_back, self._answers = "", came_back, True
         self._server = ""
         self._connections = -1
         self._stop, self._wake = threading.Event(), threading.Event()
@@ -104,6 +106,7 @@ class CatchingUp:
         try:
             self._look()
         except STORE_FAILURES as error:
+            self._answers = False
             self._recording.store_answers(False)
             self._say(f"the online store cannot be seen to: {type(error).__name__}")
         except (
@@ -114,6 +117,9 @@ class CatchingUp:
     def _look(self) -> None:
         self._client.ping()
         self._recording.store_answers(True)
+        if not self._answers:
+            self._answers = True
+            self._came_back()
         # A challenger that has lost its own state fails by itself: the champion's is read on.
         marks = [mark for plan in list(self._plans())[:1] for mark in plan.marks]
         if marks and self._why is None and None in self._client.mget(marks):

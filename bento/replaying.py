@@ -49,7 +49,13 @@ class Replaying:
     def __init__(self, client: Any, recorder: LiveRecorder, folder: Path) -> None:
         self._client, self._recorder, self._folder = client, recorder, folder
         self._key = marks_key(recorder.project)
-        self._name = _name_of(folder)
+        try:
+            self._name = _name_of(folder)
+        except OSError as error:
+            _log.warning(
+                "%s: the journal has no name, so the next service records all of it again: %s", folder, error
+            )
+            self._name = uuid4().hex
         self._marked: dict[str, int] = {}
 
     def mark(self) -> None:

@@ -167,10 +167,14 @@ def _open(path: Path) -> sqlite3.Connection:
         _log.warning("%s: %s; made again from the journal", path, error)
         for name in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             name.unlink(missing_ok=True)
+    try:
         return _connect(path)
+    except sqlite3.DatabaseError as error:
+        _log.error("%s: %s; the index is in memory, and made again at the next start", path, error)
+        return _connect(":memory:")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path | str) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = OFF")

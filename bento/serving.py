@@ -99,7 +99,7 @@ class Serving:
                 come from elsewhere, nothing.
 
         Raises:
-            ValueError: nothing is applied (run ``feast apply``). RedisError: the store does not answer.
+            ValueError: nothing is applied (run ``feast apply``).
         """
         metrics = metrics or Metrics()
         if champions is None:
@@ -113,7 +113,7 @@ class Serving:
         journal = PatientJournal(settings().journal, clock_us, on_change=metrics.journal_waits)
         seen = Seen(settings().journal, journal)
         store = open_serving_store()
-        recorder = LiveRecorder.open(store)
+        recorder = LiveRecorder.open(store, without_answer=True)
         recording = Recording(recorder, journal, seen, metrics, clock_us)
         serving = cls(
             champions,
@@ -134,6 +134,7 @@ class Serving:
             lambda: serving.plans,
             recording,
             metrics,
+            serving.store_came_back,
         )
         recording.catching_up.start()
         serving.champions.start()
@@ -164,6 +165,11 @@ class Serving:
         trial = None if arrangement is None else arrangement.trial
         models = [self.champions.current, None if trial is None else trial.challenger]
         return [model.plan for model in models if model is not None]
+
+    def store_came_back(self) -> None:
+        """What could not be done for want of the store is tried at once."""
+        self.following.look()
+        self.champions.forget_refusal()
 
     def definitions_changed(self) -> None:
         """Say to whoever reads that other definitions are registered, or that their state may be complete by now."""

@@ -177,3 +177,11 @@ def test_an_index_that_cannot_be_closed_in_order_is_made_again_from_the_journal(
     journal.settle()
     with closing(Seen(journal.folder)) as again:
         assert again.find("d1")["decision"].digest == "one"
+
+
+def test_an_index_that_finds_its_disk_full_is_kept_in_memory(journal, tmp_path):
+    place = journal.decision({**decision(1), "content": "one"})
+    with full_disk(), closing(Seen(journal.folder, journal)) as seen:
+        assert seen.find("d1")["decision"].location == place
+        seen.add("d2", "decision", "two", place)
+        assert seen.find("d2")["decision"].digest == "two"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
+import redis
 from feast import FeatureStore
 
 from feature_repo.windows.event_values import NOTHING, Computed, LackingValueError, Taken, Values
@@ -42,10 +43,20 @@ class LiveRecorder:
         self._specs: dict[str, ViewSpec] = {}
         self._recorder = EventRecorder.of(self._client, self.project, [])
         self._written: Mapping[str, ViewSpec] = {}
+        self._followed = False
 
     @classmethod
-    def open(cls, store: FeatureStore, monotonic: Callable[[], float] = time.monotonic) -> "LiveRecorder":
+    def open(
+        cls,
+        store: FeatureStore,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        without_answer: bool = False,
+    ) -> "LiveRecorder":
         """Take up everything that is registered, and what is live already.
+
+        Args:
+            without_answer: be content with a store that does not answer; nothing can be written until ``follow`` has had one.
 
         Raises:
             ValueError: the registry holds no windowed view (run ``feast apply``). redis.RedisError: no answer.
@@ -53,7 +64,11 @@ class LiveRecorder:
         recorder = cls(store, monotonic)
         if not recorder._registered.specs():
             raise ValueError(f"project {store.project!r}: the registry has no windowed view; run feast apply")
-        recorder.follow([])
+        try:
+            recorder.follow([])
+        except redis.RedisError:
+            if not without_answer:
+                raise
         return recorder
 
     @property
@@ -81,14 +96,20 @@ class LiveRecorder:
                 takes over, and that was not given; what came before the event is written.
         """
         with self._lock:
+            self._require_followed()
             written = self._write(source, events, taken)
             for each in written:
                 self._note(source, each.known_us)
             return written
 
     def passes_by(self, source: str, known_us: int) -> bool:
-        """Whether no view reads the source. One that comes to read it then misses what was known up to ``known_us``."""
+        """Whether no view reads the source. One that comes to read it then misses what was known up to ``known_us``.
+
+        Raises:
+            redis.ConnectionError: the store has not answered yet, so it is not known.
+        """
         with self._lock:
+            self._require_followed()
             unread = all(spec.source != source for spec in self._written.values())
             if unread:
                 self._note(source, known_us)
@@ -116,6 +137,7 @@ class LiveRecorder:
         if changed:
             self._take_up(specs)
             self._say([])
+        self._followed = True
         # What is not written here goes on without what is recorded here.
         others = {
             name: json.loads(text)["source"] for name, text in self._raw.items() if name not in self._specs
@@ -125,6 +147,10 @@ class LiveRecorder:
         if failure is not None:
             raise failure
         return changed
+
+    def _require_followed(self) -> None:
+        if not self._followed:
+            raise redis.ConnectionError("the online store has not answered yet; what to write into is not known")
 
     def close(self) -> None:
         """Say what was recorded last, and that this recorder runs no more.
