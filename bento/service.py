@@ -44,6 +44,7 @@ class FraudScorer:
 
     def __init__(self) -> None:
         # BentoML's supervisor imports this module too, and needs none of what takes seconds to import.
+        from bento.lake_loading import LakeLoading
         from bento.metrics import Metrics
         from bento.serving import Serving
 
@@ -56,6 +57,8 @@ class FraudScorer:
             _log.critical("%s: %s", CANNOT_START, error)
             raise
         app.state.serving = self._serving
+        self._loading = LakeLoading(self._serving.metrics)
+        self._loading.start()
         # All that is loaded now stays: the collector need never walk through it again.
         gc.collect()
         gc.freeze()
@@ -65,8 +68,9 @@ class FraudScorer:
 
     @bentoml.on_shutdown
     def close(self) -> None:
-        """Stop following the registry, close the journal, and export what traces are left."""
+        """Stop following the registry, close the journal, load what is left of it, and export what traces are left."""
         self._serving.close()
+        self._loading.stop()
         self._tracing.close()
 
     @bentoml.api(route=BATCH_PATH)

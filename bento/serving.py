@@ -258,7 +258,7 @@ class Serving:
                 "history-not-loaded",
                 "transaction_id",
                 f"transaction {key!r} was recorded without a column that a view takes over from it, and is not in the lake "
-                "yet; load what was recorded (fraud parity does), then send this again",
+                "yet; what is recorded is loaded within a minute (fraud parity does at once), then send this again",
             )
         journalled = self.recording.derived("transactions", key)
         looked_up = found.values.get("transactions", {})
