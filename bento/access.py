@@ -27,7 +27,8 @@ class Access:
     """The admission of one worker process's requests. Not thread-safe: for the event loop's thread.
 
     Attributes:
-        in_flight: requests that were let in and are not answered yet.
+        in_flight: requests that were let in and are not answered yet, by the scope that they needed. Each has places of its
+            own: chargebacks that wait for the lake take none from transactions that wait for a decision.
         deadline_s: how long a request may have waited when work on it begins.
     """
 
@@ -37,7 +38,7 @@ class Access:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.in_flight, self.deadline_s = 0, limits.deadline_s
+        self.in_flight, self.deadline_s = dict.fromkeys((*SCOPES, ANY), 0), limits.deadline_s
         self.monotonic = monotonic
         self._keyring = Keyring(limits.api_keys, clock, monotonic)
         self._max_in_flight, self._rate = limits.max_in_flight, limits.rate_per_key
@@ -67,9 +68,10 @@ class Access:
             self._spend(key)
         else:
             _check_local(headers, client)
-        if self.in_flight >= self._max_in_flight:
+        if self.in_flight[scope] >= self._max_in_flight:
             raise Problem(
-                "overloaded", f"{self.in_flight} requests are being worked on; send it again in a moment"
+                "overloaded",
+                f"{self.in_flight[scope]} requests like it are being worked on; send it again in a moment",
             )
 
     def _spend(self, key: ApiKey) -> None:

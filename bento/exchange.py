@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 from starlette.types import Message, Receive, Scope, Send
 
 from bento.logs import transaction_id_in
+from bento.patience import Within
 from bento.problem import MEDIA_TYPE, Problem
 from bento.request import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from bento.serving import Serving
 
-__all__ = ["JSON", "failed", "read_body", "refuse", "send_answer"]
+__all__ = ["BODY_S", "JSON", "failed", "read_body", "refuse", "send_answer"]
 
 JSON = "application/json"
+BODY_S = 0.9
+"""How long a body may take to come; a sender that never ends must not keep a place that others wait for."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -22,7 +26,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES)
     """The whole body, of at most ``limit`` bytes.
 
     Raises:
-        Problem: not declared as JSON, or over the limit; what is over is not read.
+        Problem: not declared as JSON, over the limit, or not there in time; what is over is not read.
     """
     headers = dict(scope["headers"])
     media_type = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
@@ -33,6 +37,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int = MAX_BODY_BYTES)
     # A length that is none is the server's to refuse; what comes is counted anyway.
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
+    try:
+        return await Within(_read(receive, limit), BODY_S)
+    except TimeoutError:
+        why = f"nothing was done: the body was not there within {BODY_S} s; send it again, in one piece"
+        raise Problem("deadline-passed", why) from None
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
     chunks: list[bytes] = []
     size, more = 0, True
     while more:

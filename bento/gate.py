@@ -53,7 +53,7 @@ class Gate:
             await self._refuse(send, error)
             return
         tracing: Tracing = self._state.tracing
-        access.in_flight += 1
+        access.in_flight[needed] += 1
         try:
             trace = tracing.begin(headers.get(b"traceparent"), scope)
             if trace is None:
@@ -62,7 +62,7 @@ class Gate:
                 with trace:
                     await self._in_turn(arrived, scope, receive, trace.answering(send))
         finally:
-            access.in_flight -= 1
+            access.in_flight[needed] -= 1
 
     async def _in_turn(self, arrived: float, scope: Scope, receive: Receive, send: Send) -> None:
         access: Access = self._state.access

@@ -4,7 +4,8 @@
 ``FRAUD_API_KEYS``      the file of API keys (default ``api-keys.json`` in ``FRAUD_HOME``)
 ``FRAUD_RATE_PER_KEY``  requests a second that a key may send to one worker, in bursts of a second's worth; a
                         key's own rate goes before it (default: no limit)
-``FRAUD_MAX_IN_FLIGHT`` requests that may wait or be worked on in one worker (default 128: some 60 ms of scoring)
+``FRAUD_MAX_IN_FLIGHT`` requests of one scope that may wait or be worked on in one worker (default 128: some 60 ms of
+                        scoring)
 ``FRAUD_DEADLINE_MS``   milliseconds after which a request that still waits is not begun (default 500)
 ``FRAUD_NUMERIC_IDS``   id fields, with commas between, whose values may look like card numbers and are none
 ======================  =====================================================================================

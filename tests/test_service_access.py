@@ -207,7 +207,28 @@ def test_requests_beyond_those_in_flight_are_refused_before_any_work(path):
     assert problem_of(answers[-1])[0] == "overloaded"
     assert answers[-1].headers["retry-after"] == "1"
     assert len(service.asked) == 3
-    assert service.state.access.in_flight == 0
+    assert set(service.state.access.in_flight.values()) == {0}
+
+
+def test_requests_that_wait_for_something_else_take_no_place_from_decisions(path):
+    service = Service(path, max_in_flight=2)
+
+    async def both():
+        lake = asyncio.Event()
+        service.work = lake.wait
+        transport = httpx.ASGITransport(service.gate, client=LOCAL)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+            waiting = [asyncio.create_task(http.post("/v1/chargebacks")) for _ in range(3)]
+            while len(service.asked) < 2:
+                await asyncio.sleep(0)
+            service.work = None
+            decided = await http.post("/v1/score")
+            lake.set()
+            return decided, await asyncio.gather(*waiting)
+
+    decided, recorded = asyncio.run(both())
+    assert decided.status_code == 200
+    assert sorted(each.status_code for each in recorded) == [200, 200, 503]
 
 
 def test_a_request_whose_time_is_up_when_its_turn_comes_is_not_begun(path):

@@ -109,7 +109,7 @@ def test_all_else_passes_every_layer(ours):
 
 
 def test_the_gate_stands_on_the_short_way_too(ours):
-    ours.state.access.in_flight = 10**6
+    ours.state.access.in_flight["score"] = 10**6
     (answer,) = answers(ours, [], ("POST", "/v1/score"))
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
