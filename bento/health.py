@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ class Health:
     Args:
         client: of the online store; it must not wait long.
         project: whose state is read.
-        more: called at each look to show more; what it raises is logged.
     """
 
     def __init__(
@@ -44,10 +43,9 @@ class Health:
         client: Any,
         project: str,
         metrics: Metrics,
-        more: Iterable[Callable[[], None]] = (),
     ) -> None:
         self._champions, self._client, self._project, self._metrics = champions, client, project, metrics
-        self._more = tuple(more)
+        self._more: list[Callable[[], None]] = []
         self._store_failure: str | None = "it was not asked yet"
         self._looks = 0
         self._stop = threading.Event()
@@ -63,6 +61,10 @@ class Health:
         if self._store_failure is not None:
             return f"the online store does not answer: {self._store_failure}"
         return None
+
+    def also(self, show: Callable[[], None]) -> None:
+        """At each look from now on, show this too; what it raises is logged."""
+        self._more.append(show)
 
     def start(self) -> None:
         """Look, and go on looking in a thread until ``stop``."""

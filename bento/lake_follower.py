@@ -73,23 +73,20 @@ def follow(
 ) -> None:
     """Load now, and then every ten seconds if there is something, until ``channel`` ends; then a last time.
 
-    After each look, a line of JSON goes to ``channel``: ``bytes`` that are journalled and not in the lake, and for how many
-    ``seconds`` the oldest of them has been. What goes wrong is logged, once, and tried again.
+    After each look, a line of JSON goes to ``channel``: the ``bytes`` that are journalled and not in the lake. What goes wrong is
+    logged, once, and tried again.
     """
     due, wait_s, said = monotonic(), 0.0, ""
-    since: float | None = None
     while True:
         ended, wait_s = _ended(channel, wait_s), tick_s
         now, behind = monotonic(), loader.behind()
-        since = None if not behind else now if since is None else since
         if ended or now >= due:
             if behind:
                 said = _load(loader, said)
                 behind = loader.behind()
-                since = since if said else (now if behind else None)
             took = monotonic() - now
             due = now + took + min(max(PAUSE_S, _SHARE * took), _LONGEST_PAUSE_S)
-        _tell(channel, behind, 0.0 if since is None else monotonic() - since)
+        _tell(channel, behind)
         if ended:
             return
 
@@ -114,9 +111,9 @@ def _ended(channel: socket.socket, wait_s: float) -> bool:
         return True
 
 
-def _tell(channel: socket.socket, behind: int, seconds: float) -> None:
+def _tell(channel: socket.socket, behind: int) -> None:
     try:
-        channel.sendall(json.dumps({"bytes": behind, "seconds": round(seconds, 1)}).encode() + b"\n")
+        channel.sendall(json.dumps({"bytes": behind}).encode() + b"\n")
     except OSError:
         return  # the worker has ended: nobody needs to know
 

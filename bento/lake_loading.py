@@ -9,8 +9,9 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from bento.journal_lag import JournalLag
 from bento.metrics import Metrics
-from feature_repo.settings import PROJECT_ROOT
+from feature_repo.settings import PROJECT_ROOT, settings
 
 __all__ = ["LakeLoading"]
 
@@ -23,12 +24,17 @@ _log = logging.getLogger(__name__)
 
 
 class LakeLoading:
-    """The follower of one worker: started anew when it ends, told when the worker ends; shows how far behind the lake is."""
+    """The follower of one worker: started anew when it ends, told when the worker ends.
+
+    Attributes:
+        lag: how far behind the lake is, from what the follower reports; ``lag.show`` is to be called now and then.
+    """
 
     def __init__(
         self, metrics: Metrics, command: Sequence[str] = COMMAND, restart_s: float = _RESTART_S
     ) -> None:
-        self._metrics, self._command, self._restart_s = metrics, command, restart_s
+        self.lag = JournalLag(settings().journal, metrics)
+        self._command, self._restart_s = command, restart_s
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._channel: socket.socket | None = None
         self._thread = threading.Thread(target=self._keep, name="lake", daemon=True)
@@ -57,7 +63,6 @@ class LakeLoading:
                     _log.error(
                         "the process that loads the lake has ended; another is started", extra={"code": code}
                     )
-            self._show(0, 0)
             self._stop.wait(self._restart_s)
 
     def _run(self) -> int:
@@ -72,16 +77,11 @@ class LakeLoading:
             try:
                 with ours.makefile("rb") as reports:
                     for line in reports:
-                        report = json.loads(line)
-                        self._show(report["bytes"], report["seconds"])
+                        self.lag.report(json.loads(line)["bytes"])
             finally:
                 with self._lock:
                     self._channel = None
             return process.wait()
-
-    def _show(self, behind_bytes: int, seconds: float) -> None:
-        self._metrics.journal_lag_bytes.set(behind_bytes)
-        self._metrics.journal_lag_seconds.set(seconds)
 
 
 def _environment() -> dict[str, str]:

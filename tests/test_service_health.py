@@ -129,7 +129,8 @@ def test_what_cannot_be_shown_is_logged_and_does_not_end_the_looking(health, cap
         raise ValueError("no such file")
 
     looked = threading.Event()
-    health._more = (broken, looked.set)
+    health.also(broken)
+    health.also(looked.set)
     health.look()
     assert looked.is_set()
     assert "no such file" in caplog.text
@@ -145,7 +146,7 @@ def test_it_looks_again_and_again_until_it_is_stopped(health, monkeypatch):
         if len(looks) == 3:
             third.set()
 
-    health._more = (count,)
+    health.also(count)
     health.start()
     assert third.wait(10)
     health.stop()
