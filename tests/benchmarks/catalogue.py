@@ -31,6 +31,7 @@ CATALOGUE = {
     "stream_100m": Entry("stream_100m", "workload W on 100M rows, streamed to Parquet, and its memory", 90 * _MINUTE),
     "serve_throughput": Entry("serve_throughput", "scoring rate of a worker against a constant and the usual way", 20 * _MINUTE),
     "serve_latency": Entry("serve_latency", "latency at 70% of saturation, and what each stage costs", 15 * _MINUTE),
+    "serve_shadow": Entry("serve_shadow", "scoring rate with a shadow model on, against the champion alone", 20 * _MINUTE),
     "serve_soak": Entry("serve_soak", "ten minutes at 70%: memory, journal, parity", 60 * _MINUTE),
 }  # fmt: skip
 
