@@ -20,6 +20,7 @@ from bento.logs import CANNOT_START, configure
 from bento.probes import Probes
 from bento.problem import MEDIA_TYPE, Problem
 from bento.service_settings import service_settings
+from bento.short_way import ShortWay
 from bento.tracing import Tracing
 
 __all__ = ["FraudScorer", "app"]
@@ -58,6 +59,7 @@ class FraudScorer:
             raise
         app.state.serving = self._serving
         self._loading = LakeLoading(self._serving.metrics)
+        self._serving.health.also(self._loading.lag.show)
         self._loading.start()
         # All that is loaded now stays: the collector need never walk through it again.
         gc.collect()
@@ -86,3 +88,4 @@ class FraudScorer:
 FraudScorer.add_asgi_middleware(Gate, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(Probes, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(BatchBodies)  # type: ignore[attr-defined]
+FraudScorer.add_asgi_middleware(ShortWay, routes=app)  # type: ignore[attr-defined]
