@@ -176,6 +176,19 @@ def test_a_card_number_is_neither_recorded_nor_told(running):
         assert "1111" not in answer.text
 
 
+def test_a_body_that_never_comes_is_given_up(running):
+    key = authorized(running)["authorization"]
+    head = f"POST /v1/score HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(
+        httpx.URL(running.url).netloc.decode().split(":"), timeout=PATIENCE_S
+    ) as sender:
+        sender.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        answer = sender.recv(65_536).decode()
+    assert answer.startswith("HTTP/1.1 503 ")
+    assert "retry-after: 1" in answer
+    assert httpx.get(f"{running.url}/livez").status_code == 200
+
+
 def test_nothing_that_it_writes_or_answers_tells_a_secret(running):
     """After refusals of every kind, a registry that does not answer, and a store that lets nobody in any more."""
     headers = authorized(running)
