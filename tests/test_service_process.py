@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -9,7 +10,9 @@ import time
 import httpx
 import pytest
 
+from bento.openapi import document
 from feature_repo.journal import read_decisions, read_events
+from feature_repo.lake_writer import version_of
 from feature_repo.store import open_store
 from pipelines.serve import running_service
 from tests.deployments import (
@@ -22,6 +25,7 @@ from tests.deployments import (
     wait_for,
     worker_pid,
 )
+from tests.test_journal_loader import ids
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=5, count=400)
@@ -166,6 +170,15 @@ def test_the_pages_for_operators_answer(url):
     assert "fraud_stage_seconds_bucket" in metrics
 
 
+def test_bentoml_s_page_shows_every_route(url):
+    """The page is a script that reads the description beside it."""
+    page = httpx.get(f"{url}/")
+    assert page.headers["content-type"].startswith("text/html")
+    scripts = re.findall(r'src="\./(static_content/[^"]+\.js)"', page.text)
+    assert any('"./docs.json"' in httpx.get(f"{url}/{script}").text for script in scripts)
+    assert httpx.get(f"{url}/docs.json").json() == document()
+
+
 def test_a_new_champion_takes_over_between_two_requests(url, home):
     """Requests go on all the while: every one is answered, by the one version or by the other."""
     answers, stop = [], threading.Event()
@@ -234,3 +247,12 @@ def test_a_killed_worker_forgets_nothing_that_it_answered(url, home):
     again = httpx.post(f"{url}/v1/score", json=request)
     assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
     assert httpx.post(f"{url}/v1/score", json=fresh()).json()["model"]["version"] == "2"
+
+
+def test_what_was_journalled_is_in_the_lake_once_though_its_worker_was_killed(url, home):
+    lake = home / "lake"
+    decided = sorted(line["transaction_id"] for line in read_decisions(home / "journal"))
+    recorded = {line["transaction_id"] for line in read_events(home / "journal")}
+    wait_for(lambda: version_of(lake, "decisions") is not None and ids(lake, "decisions") == decided)
+    known = {row["transaction_id"] for row in TRANSACTIONS}
+    assert ids(lake, "transactions") == sorted(known | recorded)
