@@ -112,6 +112,10 @@ def _maybe(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
+def _true(name: str) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: {"const": True}}, "required": [name]}
+
+
 def _list(schema: dict[str, Any], most: int) -> dict[str, Any]:
     return {"type": "array", "items": schema, "minItems": 1, "maxItems": most}
 
@@ -343,8 +347,12 @@ _OPERATIONS = (
     ),
     _Operation("/metrics", "get", "metrics", _LOOKING, "Counters and times, for Prometheus"),
     _Operation("/docs.json", "get", "description", _LOOKING, "This description", {"type": "object"}),
-    _Operation("/livez", "get", "livez", BENTOML, "Whether the process lives"),
-    _Operation("/readyz", "get", "readyz", BENTOML, "Whether it may be sent requests"),
+    _Operation("/livez", "get", "livez", BENTOML, "Whether the process lives", _true("alive")),
+    _Operation(
+        *("/readyz", "get", "readyz", BENTOML, "Whether it decides by its model, from a store that answers"),
+        *(_true("ready"), None, ("unavailable",)),
+        description="One that is not ready still answers, by the next best means.",
+    ),
 )
 
 _SECURITY = {
