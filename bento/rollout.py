@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bento.champion import Champion, Champions, prepare
+from bento.ends import Ends
 from bento.guards import Guard, Tripped, reference_scores
 from bento.kept import KeptChampion, KeptRollout
 from bento.turn import Arrangement, Trial
@@ -23,7 +24,7 @@ from feature_repo.journal import now_us
 from feature_repo.windows.joint import JointPlan
 from feature_repo.windows.spec import ViewSpec
 from training.bundle import Bundle, BundleError
-from training.ledger import Ledger, ended_line
+from training.ledger import Ledger
 from training.registry import load_version
 from training.rollout import ALONE, Rollout
 from training.rollout_registry import Look
@@ -79,16 +80,15 @@ class Rollouts:
         self.on_decision: Callable[[str, str], None] = lambda arm, decision: None
         self.where = f"{socket.gethostname()}-{os.getpid()}"
         self._champions, self._registry, self._clock_us = champions, registry, clock_us
-        self._ledger, self._load_version = ledger, load
-        self._kept_rollout = None if folder is None else KeptRollout(folder / "rollout.json")
+        self._load_version = load
+        kept = None if folder is None else KeptRollout(folder / "rollout.json")
+        self._ends = Ends(registry, ledger, kept)
         self._kept = None if folder is None else KeptChampion(folder / "challenger")
         self._document: Rollout | None = None
-        self._ended: dict[str, dict[str, Any]] = {}
-        self._told: set[str] = set()
         self._said_refused: tuple[str, str | None] = ("", None)
         self._wanted: str | None = None
         self._unreadable: str | None = None
-        self._tried = ""
+        self._tried = self._said = ""
         # Between the thread that follows and the one that scores.
         self._lock = threading.RLock()
         self._challengers = Champions(
@@ -113,18 +113,37 @@ class Rollouts:
         if self._registry is None:
             return False
         try:
-            found = self._registry.latest()
+            return self._refresh(self._registry)
+        except Exception as error:  # the thread follows the champion too, and must go on
+            if repr(error) != self._said:
+                _log.error("the rollout cannot be followed", exc_info=error)
+            self._said = repr(error)
+            return False
+
+    def _refresh(self, registry: Registry) -> bool:
+        try:
+            found = registry.latest()
         except Exception as error:  # the registry may be anywhere, and its client raises anything
             remembered = self._remembered()
             self._document = self._document or remembered
             _log.debug("the rollout goes on as it is: the registry does not answer: %r", error)
         else:
             self._document = self._read(found)
-            self._tell()
+            self._ends.tell()
         changed = self._arrange()
-        self._report()
-        self._keep()
+        self._report(registry)
+        self._ends.keep(self._document)
         return changed
+
+    def close(self) -> None:
+        """This process refuses nothing any more: take back what the registry was told of it."""
+        name, refused = self._said_refused
+        if refused is None or self._registry is None:
+            return
+        try:
+            self._registry.say_refused(name, self.where, None)
+        except Exception as error:  # as in refresh
+            _log.warning("the registry cannot be told that this process has ended: %r", error)
 
     def about(self) -> dict[str, Any]:
         """For ``GET /v1/model``: what is in force, and what stands in the way of what should be."""
@@ -137,7 +156,7 @@ class Rollouts:
             "share": document.share,
             "explore": document.explore,
             "refused": self.refused,
-            "ended": self._ended.get(document.id),
+            "ended": self._ends.about(document.id),
         }
         if trial is not None:
             bundle = trial.challenger.bundle
@@ -151,7 +170,7 @@ class Rollouts:
     def _in_force(self) -> Rollout:
         """The document, without the challenger of a rollout that has ended."""
         document = self._document or ALONE
-        return document.ended() if document.id in self._ended else document
+        return document.ended() if document.id in self._ends else document
 
     def _read(self, found: Look) -> Rollout:
         try:
@@ -159,9 +178,8 @@ class Rollouts:
             self._unreadable = None
         except ValueError as error:
             document, self._unreadable = ALONE, str(error)
-        if found.ended is not None and document.id not in self._ended:
-            self._ended[document.id] = dict(found.ended)
-            self._told.add(document.id)
+        if found.ended is not None:
+            self._ends.add(document.id, dict(found.ended), told=True)
         return document
 
     def _arrange(self) -> bool:
@@ -236,55 +254,45 @@ class Rollouts:
         """The champion alone from here on; the registry is told by the thread that follows it."""
         with self._lock:
             current = self.current
-            if current is None or current.trial is None or current.rollout.id in self._ended:
+            if current is None or current.trial is None or current.rollout.id in self._ends:
                 return
             document = current.rollout
-            self._ended[document.id] = {
-                "at": self._now(),
-                "who": f"guard rail of {self.where}",
-                "why": tripped.why,
-                "guard": tripped.guard,
-                "value": tripped.value,
-                "limit": tripped.limit,
-                "champion": current.trial.champion.version,
-                "challenger": current.trial.challenger.version,
-                "mode": document.mode,
-                "share": document.share,
-                "counts": current.trial.guard.counts(),
-            }
+            self._ends.add(document.id, self._end(current.trial, tripped))
             self.current = Arrangement(document.ended(), None) if document.explore else None
         self.on_trip(tripped)
         self.on_change(document.ended(), self.refused)
         _log.error(
             "the rollout has ended: %s; the champion decides", tripped.why, extra={"rollout": document.id}
         )
-        self._keep()
+        self._ends.keep(self._document or document)
 
-    def _tell(self) -> None:
-        """Tell registry and ledger of what has ended here, until they have taken it."""
-        for name, about in list(self._ended.items()):
-            if name in self._told or self._registry is None:
-                continue
-            try:
-                self._registry.say_ended(name, about)
-                if self._ledger is not None:
-                    self._ledger.append(ended_line(name, about))
-            except Exception as error:  # as in refresh; it is told at the next look
-                _log.warning("the end of rollout %s cannot be told yet: %r", name, error)
-            else:
-                self._told.add(name)
+    def _end(self, trial: Trial, tripped: Tripped) -> dict[str, Any]:
+        """What is said of an end: by whom, why, and on what evidence."""
+        return {
+            "at": (_EPOCH + timedelta(microseconds=self._clock_us())).isoformat(),
+            "who": f"guard rail of {self.where}",
+            "why": tripped.why,
+            "guard": tripped.guard,
+            "value": tripped.value,
+            "limit": tripped.limit,
+            "champion": trial.champion.version,
+            "challenger": trial.challenger.version,
+            "mode": trial.rollout.mode,
+            "share": trial.rollout.share,
+            "counts": trial.guard.counts(),
+        }
 
-    def _report(self) -> None:
+    def _report(self, registry: Registry) -> None:
         """Say in the registry why the challenger does not serve here, once, and take it back when it does."""
         said = (self._in_force().id, self.refused)
-        if said == self._said_refused or self._registry is None:
+        if said == self._said_refused:
             return
         name, before = self._said_refused
         try:
             if self.refused is not None and said[0]:
-                self._registry.say_refused(said[0], self.where, self.refused)
+                registry.say_refused(said[0], self.where, self.refused)
             elif before is not None and name == said[0]:
-                self._registry.say_refused(name, self.where, None)
+                registry.say_refused(name, self.where, None)
         except Exception as error:  # as above
             _log.warning("the registry cannot be told of the challenger: %r", error)
             return
@@ -314,34 +322,12 @@ class Rollouts:
                 _log.warning("the challenger cannot be kept for a restart: %s", error)
         return bundle
 
-    def _keep(self) -> None:
-        """Keep what is known for a restart while the registry is away."""
-        if self._kept_rollout is None or self._document is None:
-            return
-        with self._lock:
-            name = self._document.id
-            ended = {
-                each: about for each, about in self._ended.items() if each == name or each not in self._told
-            }
-            try:
-                self._kept_rollout.keep(self._document, ended, self._told & set(ended))
-            except OSError as error:
-                _log.warning("the rollout cannot be kept for a restart: %s", error)
-
     def _remembered(self) -> Rollout:
         try:
-            found = None if self._kept_rollout is None else self._kept_rollout.load()
+            return self._ends.remember()
         except (OSError, ValueError) as error:
             if self._document is None:
-                _log.warning("the rollout that was kept cannot be read; the champion decides alone: %s", error)
+                _log.warning(
+                    "the rollout that was kept cannot be read; the champion decides alone: %s", error
+                )
             return ALONE
-        if found is None:
-            return ALONE
-        document, ended, told = found
-        # Another process on this machine may have seen a rollout end, and could not say so either.
-        self._ended.update({name: about for name, about in ended.items() if name not in self._ended})
-        self._told.update(told)
-        return document
-
-    def _now(self) -> str:
-        return (_EPOCH + timedelta(microseconds=self._clock_us())).isoformat()

@@ -145,6 +145,7 @@ class Serving:
     def close(self) -> None:
         """Stop following alias and definitions; sync and close the journal."""
         self.champions.stop()
+        self.rollouts.close()
         self.following.stop()
         self.health.stop()
         if self.recording.catching_up is not None:

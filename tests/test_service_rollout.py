@@ -375,6 +375,9 @@ def test_a_broken_artifact_is_refused_and_said_and_comes_in_when_it_is_mended(de
         assert (page["mode"], page["challenger"]) == ("champion", "4")
         assert "model.onnx" in page["refused"]
         assert list(look_of({}, shelf.tags).refused) == [serving.rollouts.where]
+    # A process that has ended refuses nothing.
+    assert look_of({}, shelf.tags).refused == {}
+    with service(shelf) as serving:
         assert "fraud_rollout_refused 1.0" in serving.metrics.exposition()[0].decode()
         (tmp_path / "four" / "model.onnx").write_bytes(whole)
         assert any(serving.rollouts.refresh() for _ in range(20))
@@ -496,6 +499,15 @@ def test_a_document_that_cannot_be_read_leaves_the_champion_alone_and_says_so(de
         del shelf.tags["rollout"]
         serving.rollouts.refresh()
         assert serving.rollouts.refused is None
+
+
+def test_the_thread_outlives_a_registry_that_makes_no_sense(deployment, shelf, caplog):
+    shelf.put("shadow", "2")
+    with service(shelf) as serving:
+        shelf.latest = lambda: None
+        assert not any(serving.rollouts.refresh() for _ in range(3))
+        assert "beside" in score(serving)[1]
+    assert caplog.text.count("the rollout cannot be followed") == 1
 
 
 def test_a_challenger_that_has_become_champion_is_tried_no_more(deployment, shelf):
