@@ -157,8 +157,11 @@ class Turn:
             # What the champion may not read, as the store lacks events, the challenger may not either.
             asked = seen.values is not None and (self._answer is not None or self._why is not None)
             if self._takes_part and asked:
-                self._beside(trial, acted, transaction)
-                self._judge(trial, acted, time.perf_counter_ns() - started_ns)
+                try:
+                    self._beside(trial, acted, transaction)
+                    self._judge(trial, acted, time.perf_counter_ns() - started_ns)
+                except Exception as error:  # the last stand: what is tried must never cost a decision
+                    _say(trial, "trial", error)
         if acted.decision == "decline" and self._rollout.explore:
             self._explore(acted, transaction)
         if trial is not None:

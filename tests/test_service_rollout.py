@@ -401,6 +401,16 @@ def test_a_challenger_without_history_is_refused(deployment, shelf):
         client.set(key, loaded)
 
 
+def test_whatever_breaks_in_a_trial_costs_no_decision(deployment, shelf, monkeypatch, caplog):
+    shelf.put("shadow", "2")
+    with service(shelf) as serving:
+        monkeypatch.setattr(serving.rollouts.current.trial.guard, "check", lambda: 1 / 0)
+        answer, line = score(serving)
+    assert (answer["degraded"], answer["model"]["version"]) == (None, "1")
+    assert line["beside"]["score"] is not None
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_a_state_that_only_the_challenger_reads_never_hurts_the_champion(deployment, shelf):
     (spec,) = (s for s in OnlinePlan.compile(deployment, OTHER).views if s.view == "terminal_fraud")
     shelf.put("ab", "3", share=0.999)
