@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from decimal import Decimal
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +86,8 @@ class Replaying:
             self._client.hdel(self._key, *(f"{self._name}/{name}" for name in gone))
         for path in sorted(self._folder.glob(_EVENTS)):
             end = marks.get(path.name, 0)
-            lines = read_lines(path, end)
+            # A line without its end is being written, or was when its process died.
+            lines = takewhile(lambda each: each[1].endswith(b"\n"), read_lines(path, end))
             while some := list(islice(lines, _TOGETHER)):
                 count += self._record(_events(some, since), found)
                 end = some[-1][0].offset + some[-1][0].length

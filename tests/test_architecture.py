@@ -128,3 +128,15 @@ def test_every_package_with_modules_is_installed_and_every_installed_package_exi
 
 def test_every_folder_with_modules_is_a_package() -> None:
     assert [path for path in MODULES if not (path.parent / "__init__.py").exists()] == []
+
+
+def test_feast_apply_imports_the_definitions_and_nothing_else() -> None:
+    folder = ROOT / "feature_repo"
+    ignored = {
+        line for line in (folder / ".feastignore").read_text().splitlines() if not line.startswith("#")
+    }
+    inside = {path.name for path in folder.glob("*.py")} | {
+        f"{path.parent.name}/" for path in folder.glob("*/*.py")
+    }
+    assert inside - ignored == {"definitions.py"}
+    assert ignored <= inside

@@ -21,6 +21,7 @@ from bento.serving import Serving
 from feature_repo.journal import now_us, read_decisions, read_events
 from feature_repo.lake import snapshot
 from feature_repo.settings import settings
+from feature_repo.store import open_store
 from feature_repo.windows import embedded
 from pipelines.backfill import backfill
 from pipelines.parity import parity
@@ -38,7 +39,9 @@ from tests.deployments import (
 from tests.faults import full_disk, standing_still
 from tests.test_service_catching_up import kill, pid_of
 from training.bundle import Bundle
-from training.registry import promote, set_alias
+from training.registry import promote
+from training.rollout import Rollout
+from training.rollout_registry import RolloutRegistry
 
 TRANSACTIONS, CHARGEBACKS = events(seed=6, count=300)
 ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
@@ -239,29 +242,38 @@ def test_the_journal_s_disk_is_full(home, url):
     assert set(load.degraded) == {"journal-in-memory"}
 
 
-@pytest.mark.parametrize("alias", ["champion", "challenger"])
-def test_the_artifact_of_a_new_version_is_damaged(home, url, alias):
-    from feature_repo.store import open_store
+def damaged_version(home, name, seed):
+    """A version of the registry whose model was cut short after it was registered."""
+    version = registered(home / name, open_store(), seed=seed)
+    whole = (home / name / "model.onnx").read_bytes()
+    copies = [path for path in (home / "mlartifacts").rglob("model.onnx") if path.read_bytes() == whole]
+    assert copies
+    for path in copies:
+        path.write_bytes(whole[:1000])
+    return version
 
-    version = registered(home / f"damaged {alias}", open_store(), seed=3)
-    damaged = [
-        path
-        for path in (home / "mlartifacts").rglob("model.onnx")
-        if path.read_bytes() == (home / f"damaged {alias}" / "model.onnx").read_bytes()
-    ]
-    for path in damaged:
-        path.write_bytes(path.read_bytes()[:1000])
-    assert damaged
+
+def test_the_artifact_of_a_new_champion_is_damaged(home, url):
     with Load(url, "damaged") as load:
-        if alias == "champion":
-            promote(version)
-            wait_for(lambda: httpx.get(f"{url}/v1/model").json()["refused"] is not None)
-            assert "model.onnx: its digest is" in httpx.get(f"{url}/v1/model").json()["refused"]
-            promote("1")
-        else:
-            set_alias("challenger", version)
-            time.sleep(3)
+        promote(damaged_version(home, "damaged champion", seed=3))
+        wait_for(lambda: httpx.get(f"{url}/v1/model").json()["refused"] is not None)
+        assert "model.onnx: its digest is" in httpx.get(f"{url}/v1/model").json()["refused"]
         load.until_well()
+        promote("1")
+    load.check(home)
+    assert not load.degraded
+    assert {answer["model"]["version"] for answer in load.answers} == {"1"}
+
+
+def test_the_artifact_of_a_challenger_is_damaged(home, url):
+    with Load(url, "dared") as load:
+        version = damaged_version(home, "damaged challenger", seed=4)
+        RolloutRegistry().write(Rollout("damaged", 1, "canary", version, share=0.5))
+        wait_for(lambda: httpx.get(f"{url}/v1/model").json()["rollout"]["refused"] is not None)
+        about = httpx.get(f"{url}/v1/model").json()["rollout"]
+        assert "model.onnx: its digest is" in about["refused"]
+        load.until_well()
+        RolloutRegistry().write(Rollout("alone", 2))
     load.check(home)
     assert not load.degraded
     assert {answer["model"]["version"] for answer in load.answers} == {"1"}
