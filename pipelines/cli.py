@@ -220,6 +220,7 @@ def retrain(
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 3000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
 ) -> None:
     """Run the scoring service until it is interrupted.
 
@@ -228,7 +229,7 @@ def serve(
     from feature_repo.settings import settings
     from pipelines.serve import serve as run
 
-    raise typer.Exit(run(settings().home, host, port))
+    raise typer.Exit(run(settings().home, host, port, workers))
 
 
 @main.command()

@@ -35,8 +35,11 @@ class ServiceError(ConnectionError):
     """The service did not come up; the message ends with what it logged last."""
 
 
-def serve(home: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
+def serve(home: Path, host: str = "127.0.0.1", port: int = 3000, workers: int = 1) -> int:
     """Run the service in the foreground until it ends or is interrupted; returns its exit code.
+
+    Args:
+        workers: processes that answer; they share journal and metrics.
 
     Raises:
         ValueError: ``host`` is more than this machine, and no API key is configured.
@@ -44,7 +47,7 @@ def serve(home: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
     _check_host(host)
     make_private(home)  # BentoML would make it, for everyone to read
     process = subprocess.Popen(  # noqa: S603
-        _command(host, port), env=_environment(home), cwd=PROJECT_ROOT
+        _command(host, port), env=_environment(home, workers), cwd=PROJECT_ROOT
     )
     try:
         return process.wait()
@@ -55,7 +58,12 @@ def serve(home: Path, host: str = "127.0.0.1", port: int = 3000) -> int:
 
 @contextmanager
 def running_service(
-    home: Path, port: int | None = None, *, start_s: float = _START_S, without_champion: bool = False
+    home: Path,
+    port: int | None = None,
+    *,
+    start_s: float = _START_S,
+    without_champion: bool = False,
+    workers: int = 1,
 ) -> Iterator[str]:
     """A running service over the deployment at ``home``: yields its base URL once ``/readyz`` answers.
 
@@ -67,6 +75,7 @@ def running_service(
         port: where it listens on 127.0.0.1; None finds a free one.
         start_s: how long it may take to be ready.
         without_champion: be content with a service whose rules decide, for want of a champion.
+        workers: processes that answer; it is up when the first of them is.
 
     Raises:
         ServiceError: it ended, has no champion that can serve, or was not ready in time.
@@ -77,7 +86,7 @@ def running_service(
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603
             _command("127.0.0.1", port),
-            env=_environment(home),
+            env=_environment(home, workers),
             cwd=PROJECT_ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -108,13 +117,15 @@ def _command(host: str, port: int) -> list[str]:
     return [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _environment(home: Path, workers: int = 1) -> dict[str, str]:
     """This environment, with BentoML's own folders inside the deployment."""
+    several = {"BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"FraudScorer": {"workers": workers}}})}
     return {
         **os.environ,
         "FRAUD_HOME": str(home),
         "BENTOML_HOME": str(home / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "true",
+        **(several if workers > 1 else {}),
     }
 
 

@@ -1,6 +1,5 @@
 """The service as it is deployed: built into a Bento, served from it by two workers, scraped by a real Prometheus."""
 
-import json
 import math
 import os
 import shutil
@@ -80,9 +79,7 @@ def url(home, bento, keys):
         patch.setattr(serve, "SERVICE", str(bento))
         patch.setattr(serve, "PROJECT_ROOT", home)
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        workers = {"services": {"FraudScorer": {"workers": WORKERS}}}
-        patch.setenv("BENTOML_CONFIG_OVERRIDES", json.dumps(workers))
-        with running_service(home) as base:
+        with running_service(home, workers=WORKERS) as base:
             wait_for(lambda: shown(base, keys).get(("fraud_ready_workers",)) == WORKERS)
             yield base
 
