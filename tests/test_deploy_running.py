@@ -23,7 +23,7 @@ from bento.api_keys import create_key
 from feature_repo.settings import PROJECT_ROOT
 from pipelines import serve
 from pipelines.serve import running_service
-from tests.deployments import LOADED_UNTIL, body_of, deployed, events, registered, wait_for
+from tests.deployments import LOADED_UNTIL, PATIENCE_S, body_of, deployed, events, registered, wait_for
 from tests.test_deploy_files import DASHBOARD, DEPLOY, LOCK, RULES
 from training.registry import promote
 
@@ -229,7 +229,7 @@ def prometheus(url, keys, home):
     with (folder / "log").open("wb") as log, traffic(url, keys):
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
-            wait_for(lambda: up(address), 20)
+            wait_for(lambda: up(address))
             yield f"http://{address}/api/v1"
         finally:
             process.terminate()
@@ -259,7 +259,7 @@ def numbers(prometheus, query):
 
 @needs_prometheus
 def test_prometheus_reaches_every_target(prometheus):
-    wait_for(lambda: numbers(prometheus, "up") == [1, 1], 20)
+    wait_for(lambda: numbers(prometheus, "up") == [1, 1])
 
 
 @needs_prometheus
@@ -267,7 +267,7 @@ def test_every_query_of_the_dashboard_and_every_recorded_one_returns_data(promet
     asked = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     asked += [rule["record"] for rule in RULES if "record" in rule]
     lacking = [query.replace("$__rate_interval", "10s") for query in asked]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while lacking and time.monotonic() < deadline:
         lacking = [query for query in lacking if not numbers(prometheus, query)]
         time.sleep(0.2)
@@ -280,6 +280,6 @@ def test_every_rule_is_evaluated_and_a_healthy_service_raises_no_alert(prometheu
         groups = httpx.get(f"{prometheus}/rules").json()["data"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
-    wait_for(lambda: {rule["health"] for rule in rules()} == {"ok"}, 20)
+    wait_for(lambda: {rule["health"] for rule in rules()} == {"ok"})
     assert len(rules()) == len(RULES)
     assert [rule["name"] for rule in rules() if rule.get("state") == "firing"] == []
