@@ -10,7 +10,7 @@ from tests.benchmarks.measure import in_own_process, median, rounded, seconds
 from tests.benchmarks.sql import sort_by_each_key
 from tests.benchmarks.workload import columns, open_store, stream
 
-_MEMORY_LIMIT = "3GB"
+_MEMORY_LIMIT = "2.4GB"
 _BYTES_A_ROW = 450  # of all that lies on disk at once: Parquet written, and what sorting spills
 
 
