@@ -10,11 +10,11 @@ from functools import cache
 from typing import Any
 
 from bento.api_keys import SCOPES
-from bento.batch import BATCH_PATH
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH
 from bento.request import MAX_TEXT, body_schemas
 from bento.scopes import OPEN, scope_of
 from bento.score_batch import FIELD, MAX_BATCH
+from bento.what_if import WHAT_IF_PATH
 
 __all__ = ["BENTOML", "document"]
 
@@ -298,7 +298,7 @@ _OPERATIONS = (
         example=[_A_TRANSACTION],
     ),
     _Operation(
-        *(BATCH_PATH, "post", "what_if", BENTOML, "Score transactions; nothing is recorded or journalled"),
+        *(WHAT_IF_PATH, "post", "what_if", BENTOML, "Score transactions; nothing is recorded or journalled"),
         *(_list(_ref("WhatIf"), MAX_BATCH), _BY_NAME, (*_FIELDS, "history-dropped", "unavailable")),
         example={FIELD: [_A_TRANSACTION]},
     ),

@@ -14,7 +14,7 @@ _BY_PATH: dict[str, str | None] = {
     "/readyz": OPEN,
     "/v1/score": "score",
     "/v1/score/batch": "score",
-    "/v1/score_batch": "score",
+    "/v1/what_if": "score",
     "/v1/transactions": "record",
     "/v1/chargebacks": "record",
     "/v1/features": "read",

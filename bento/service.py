@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from bento.access import Access
 from bento.app import create_app
-from bento.batch import BATCH_PATH, BatchBodies
 from bento.cells import shared_cells
 from bento.gate import Gate
 from bento.logs import CANNOT_START, configure
@@ -22,6 +21,7 @@ from bento.problem import MEDIA_TYPE, Problem
 from bento.service_settings import service_settings
 from bento.short_way import ShortWay
 from bento.tracing import Tracing
+from bento.what_if import WHAT_IF_PATH, WhatIfBodies
 
 __all__ = ["FraudScorer", "app"]
 
@@ -41,7 +41,7 @@ app = create_app()
     tracing={"excluded_urls": ".*"},
 )
 class FraudScorer:
-    """Scores card transactions: ``POST /v1/score`` for one, ``/v1/score_batch`` to ask about many."""
+    """Scores card transactions: ``POST /v1/score`` for one, ``/v1/what_if`` to ask without leaving a trace."""
 
     def __init__(self) -> None:
         # BentoML's supervisor imports this module too, and needs none of what takes seconds to import.
@@ -75,11 +75,11 @@ class FraudScorer:
         self._loading.stop()
         self._tracing.close()
 
-    @bentoml.api(route=BATCH_PATH)
-    def score_batch(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    @bentoml.api(route=WHAT_IF_PATH)
+    def what_if(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Score up to 500 transactions as ``/v1/score`` would now; nothing is recorded or journalled."""
         try:
-            return self._serving.score_batch(transactions)
+            return self._serving.what_if(transactions)
         except Problem as error:
             return Response(error.body(), error.status, media_type=MEDIA_TYPE)  # type: ignore[return-value]
 
@@ -87,5 +87,5 @@ class FraudScorer:
 # The first is the outermost.
 FraudScorer.add_asgi_middleware(Gate, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(Probes, state=app.state)  # type: ignore[attr-defined]
-FraudScorer.add_asgi_middleware(BatchBodies)  # type: ignore[attr-defined]
+FraudScorer.add_asgi_middleware(WhatIfBodies)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(ShortWay, routes=app)  # type: ignore[attr-defined]

@@ -114,7 +114,7 @@ def test_without_keys_nobody_else_is_answered_though_it_listens(running):
         assert (kind, document["status"]) == ("forbidden", 403)
     answer = httpx.post(f"{running.outside}/v1/score", json=transaction(2))
     assert "run: fraud keys create NAME --scope score" in problem_of(answer)[1]["detail"]
-    batch = httpx.post(f"{running.outside}/v1/score_batch", json={"transactions": [transaction(2)]})
+    batch = httpx.post(f"{running.outside}/v1/what_if", json={"transactions": [transaction(2)]})
     assert batch.status_code == 403
     assert httpx.get(f"{running.outside}/livez").status_code == 200
 
@@ -132,7 +132,7 @@ def test_a_key_made_while_it_runs_is_asked_for_within_seconds_on_every_path(runn
         assert problem_of(httpx.get(running.url + path))[0] == "unauthorized", path
         answered = httpx.get(running.outside + path, headers=headers)
         assert answered.status_code == (404 if "decisions" in path else 200), path
-    for verb, body in (("score", transaction(3)), ("score_batch", {"transactions": [transaction(3)]})):
+    for verb, body in (("score", transaction(3)), ("what_if", {"transactions": [transaction(3)]})):
         assert httpx.post(f"{running.url}/v1/{verb}", json=body).status_code == 401
         assert httpx.post(f"{running.outside}/v1/{verb}", json=body, headers=headers).status_code in (
             200,
@@ -147,7 +147,7 @@ def test_a_key_of_one_scope_opens_no_other(running):
     key = create_key(running.home / "api-keys.json", "scraper", frozenset({"metrics"}), datetime.now(UTC))
     headers = {"authorization": f"Bearer {key}"}
     wait_for(lambda: httpx.get(f"{running.url}/metrics", headers=headers).status_code == 200)
-    for path in ("/v1/score", "/v1/score_batch", "/v1/transactions"):
+    for path in ("/v1/score", "/v1/what_if", "/v1/transactions"):
         answer = httpx.post(running.url + path, json=transaction(4), headers=headers)
         assert problem_of(answer)[0] == "forbidden"
         assert "the API key scraper lacks the scope" in answer.json()["detail"]

@@ -122,10 +122,10 @@ def test_a_connection_outlives_a_refused_body(url):
 
 def test_a_batch_is_scored_for_people_within_the_timeout(url):
     asked = [fresh(customer_id=row["customer_id"]) for row in LATER[:20]] * 25
-    answer = httpx.post(f"{url}/v1/score_batch", json={"transactions": asked}, timeout=30)
+    answer = httpx.post(f"{url}/v1/what_if", json={"transactions": asked}, timeout=30)
     assert answer.status_code == 200
     assert [row["transaction_id"] for row in answer.json()] == [row["transaction_id"] for row in asked]
-    wrong = httpx.post(f"{url}/v1/score_batch", json={"transactions": [{**fresh(), "amount": -1}]})
+    wrong = httpx.post(f"{url}/v1/what_if", json={"transactions": [{**fresh(), "amount": -1}]})
     assert (wrong.status_code, wrong.json()["field"]) == (422, "transactions[0].amount")
 
 
@@ -149,7 +149,7 @@ def test_a_batch_is_scored_for_people_within_the_timeout(url):
 )
 def test_a_malformed_batch_gets_a_problem_and_no_traceback(url, home, body, kind, field):
     logged = (home / "service.log").stat().st_size
-    answer = httpx.post(f"{url}/v1/score_batch", content=body, headers={"content-type": "application/json"})
+    answer = httpx.post(f"{url}/v1/what_if", content=body, headers={"content-type": "application/json"})
     assert answer.headers["content-type"] == "application/problem+json"
     document = answer.json()
     assert (document["type"], document["status"]) == (f"/problems/{kind}", answer.status_code)
@@ -158,7 +158,7 @@ def test_a_malformed_batch_gets_a_problem_and_no_traceback(url, home, body, kind
 
 
 def test_a_batch_must_be_declared_as_json(url):
-    answer = httpx.post(f"{url}/v1/score_batch", content=b'{"transactions": [{}]}')
+    answer = httpx.post(f"{url}/v1/what_if", content=b'{"transactions": [{}]}')
     assert (answer.status_code, answer.json()["type"]) == (415, "/problems/media-type")
 
 

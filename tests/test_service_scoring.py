@@ -485,7 +485,7 @@ def test_while_the_journal_s_disk_is_full_payments_are_decided_and_what_is_only_
 def test_a_batch_asks_and_leaves_no_trace(serving, deployment):
     lines_before = sum(1 for _ in read_decisions(deployment / "journal"))
     asked = [fresh(customer_id="asked about"), fresh(customer_id="asked about", created_timestamp=None)]
-    answers = serving.score_batch(asked)
+    answers = serving.what_if(asked)
     assert [a["transaction_id"] for a in answers] == [r["transaction_id"] for r in asked]
     assert all(0 <= a["score"] <= 1 for a in answers)
     assert sum(1 for _ in read_decisions(deployment / "journal")) == lines_before
@@ -499,17 +499,17 @@ def test_an_instant_before_the_state_s_history_is_left_to_the_rules(serving, dep
     assert score(serving, request)["degraded"] == "history-dropped"
     assert decision_of(deployment, request["transaction_id"])["features"] == {}
     with pytest.raises(Problem) as raised:
-        serving.score_batch([request])
+        serving.what_if([request])
     assert (raised.value.kind, raised.value.status) == ("history-dropped", 422)
 
 
 def test_a_batch_names_the_row_and_field_that_is_wrong(serving):
     with pytest.raises(Problem) as raised:
-        serving.score_batch([fresh(), fresh(amount="-1")])
+        serving.what_if([fresh(), fresh(amount="-1")])
     assert raised.value.field == "transactions[1].amount"
     for wrong in ([], [fresh()] * (MAX_BATCH + 1)):
         with pytest.raises(Problem) as raised:
-            serving.score_batch(wrong)
+            serving.what_if(wrong)
         assert raised.value.field == "transactions"
 
 

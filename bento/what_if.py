@@ -1,5 +1,6 @@
-"""What must hold of a batch's body before BentoML reads it: BentoML answers others in a form of its own, and logs a
-traceback of each.
+"""What must hold of the body of ``POST /v1/what_if`` before BentoML reads it.
+
+BentoML answers others in a form of its own, and logs a traceback of each.
 """
 
 from typing import Any
@@ -12,19 +13,19 @@ from bento.problem import Problem, problem
 from bento.request import type_name
 from bento.score_batch import FIELD, MAX_BATCH_BYTES, elements
 
-__all__ = ["BATCH_PATH", "BatchBodies"]
+__all__ = ["WHAT_IF_PATH", "WhatIfBodies"]
 
-BATCH_PATH = "/v1/score_batch"
+WHAT_IF_PATH = "/v1/what_if"
 
 
-class BatchBodies:
+class WhatIfBodies:
     """Middleware: refuses a batch that is not ``{"transactions": [{...}, ...]}``, and passes on all else."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != BATCH_PATH or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["path"] != WHAT_IF_PATH or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         try:
