@@ -70,7 +70,7 @@ def transaction_id_in(body: Any) -> str | None:
         given = json.loads(body) if isinstance(body, bytes) else body
     except (ValueError, RecursionError):
         return None
-    found = given.get("transaction_id") if isinstance(given, dict) else None
+    found = given.get("transaction_id") if isinstance(given, dict) else getattr(given, "transaction_id", None)
     return found[:_LONGEST_ID] if isinstance(found, str) else None
 
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from bento.champion import MODEL_NAME, Champion, Champions
 from bento.metrics import STAGES, Metrics
+from bento.read_ahead import PlanOf, ReadAhead
 from bento.reasons import codes_of, explain, explain_rules
 from bento.recording import Recording
 from bento.request import Transaction
@@ -65,6 +67,7 @@ class Scorer:
     ) -> None:
         self.champions, self.rollouts = champions, rollouts
         self._recording, self._metrics, self._clock_us = recording, metrics, clock_us
+        self.ahead = ReadAhead()
         self._traceback_at = float("-inf")
 
     def score(self, transaction: Transaction, started_ns: int) -> Reply:
@@ -134,8 +137,11 @@ class Scorer:
                 if why_not is not None:
                     return Seen(None, known_us, {}, why_not)
                 rows = [transaction.entity_row()]
+                by = partial(self.ahead.read, transaction, self._plan_of(champion))
                 read = (
-                    champion.plan.read(rows, ends_ns) if turn is None else turn.read(champion, rows, ends_ns)
+                    by(champion.plan, rows, ends_ns)
+                    if turn is None
+                    else turn.read(champion, rows, ends_ns, by)
                 )
                 # The store may have become another one in between.
                 why_not = self._recording.why_not()
@@ -151,6 +157,12 @@ class Scorer:
             return Seen(None, known_us, {}, "history-dropped" if dropped else "features-unavailable")
         state_seen = {view: int(count[0]) for view, count in read.state_seen.items()}
         return Seen(read.values, int(read.known_as_of_us[0]), state_seen)
+
+    def _plan_of(self, champion: Champion) -> PlanOf:
+        arrangement = self.rollouts.current
+        if arrangement is None:
+            return lambda transaction: champion.plan
+        return lambda transaction: arrangement.turn(champion, transaction).plan(champion)
 
     def _score(self, champion: Champion | None, transaction: Transaction, seen: Seen) -> float | None:
         if champion is None or seen.values is None:

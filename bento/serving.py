@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -206,6 +207,22 @@ class Serving:
         """``POST /v1/score``: decide on a transaction, record it, journal what was seen."""
         return self.element(parse_json(body), started_ns)
 
+    def parsed(self, body: bytes) -> Transaction:
+        """The transaction of a body for ``score``, to be answered by the verb ``parsed`` while it is ``waiting``.
+
+        Raises:
+            Problem: it is none.
+        """
+        return parse_transaction(body, self._clock_us())
+
+    def waiting(self, transaction: Transaction) -> AbstractContextManager[None]:
+        """Within, its features may be read together with those of others that wait too (see ``ReadAhead``)."""
+        return self._scorer.ahead.waiting(transaction)
+
+    def score_parsed(self, transaction: Transaction, started_ns: int) -> Reply:
+        """As ``score``."""
+        return self._scorer.score(transaction, started_ns)
+
     def element(self, value: Any, started_ns: int) -> Reply:
         """One element of ``POST /v1/score/batch``, decoded: as ``score``."""
         return self._scorer.score(transaction_from(value, self._clock_us()), started_ns)
@@ -286,7 +303,7 @@ class Serving:
             "features": list(bundle.feature_names),
         }
 
-    def what_if(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def score_batch(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Score transactions as of their own instants, each alone; nothing is recorded or journalled.
 
         Raises:
@@ -345,9 +362,10 @@ class Serving:
         return row
 
 
-_VERBS = {
+_VERBS: dict[str, Callable[..., Reply]] = {
     "score": Serving.score,
     "element": Serving.element,
+    "parsed": Serving.score_parsed,
     "features": Serving.features,
     "transaction": Serving.transaction,
     "chargeback": Serving.chargeback,

@@ -5,7 +5,7 @@ The champion's own work is done first and as ever; whatever the challenger does 
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -112,15 +112,23 @@ class Turn:
         self._answer: Answer | None = None
         self._why: str | None = None
 
-    def read(
-        self, champion: Champion, rows: Sequence[Mapping[str, Any]], ends_ns: list[int] | None = None
-    ) -> Answer:
-        """The champion's features; the challenger's are kept for ``settle``. Raises as the champion's plan does."""
+    def plan(self, champion: Champion) -> Any:
+        """By which it is read: the champion's plan, or that of both."""
+        trial = self._trial
+        return champion.plan if trial is None or not self._takes_part else trial.joint
+
+    def read(self, champion: Champion, rows: Any, ends_ns: list[int], read: Callable[..., Any]) -> Answer:
+        """The champion's features; the challenger's are kept for ``settle``. Raises as the champion's plan does.
+
+        Args:
+            read: called with a plan, rows and ``ends_ns``, returns what the plan's own ``read`` does.
+        """
         trial = self._trial
         if trial is None or not self._takes_part:
-            return champion.plan.read(rows, ends_ns)
+            answer: Answer = read(champion.plan, rows, ends_ns)
+            return answer
         try:
-            answer, self._answer = trial.joint.read(rows, ends_ns)
+            answer, self._answer = read(trial.joint, rows, ends_ns)
         except STORE_FAILURES:
             raise
         except Exception as error:  # whichever of the two it concerns: the champion is asked alone

@@ -1,0 +1,157 @@
+"""Requests that wait together are read together, and each is answered as if it had been alone."""
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from bento.app import create_app
+from bento.champion import Champions
+from bento.read_ahead import MOST_TOGETHER
+from bento.serving import Serving
+from feature_repo.journal import read_decisions
+from pipelines.parity import parity
+from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle
+from training.bundle import Bundle
+
+TRANSACTIONS, CHARGEBACKS = events(seed=7, count=600)
+# History is what is known before; what comes after it is sent as if it happened now, and must not be in the lake twice.
+BEFORE, REPORTED = (
+    [row for row in rows if row["created_timestamp"] < LOADED_UNTIL] for rows in (TRANSACTIONS, CHARGEBACKS)
+)
+LATER = [row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL]
+COUNT = "customer_transactions_count_1d"
+IDS = iter(range(10**6))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ahead")
+    with deployed(folder, BEFORE, REPORTED) as store:
+        make_bundle(folder / "bundle", store)
+        yield folder
+
+
+@pytest.fixture
+def serving(home):
+    one = Serving.open(Champions(alias=lambda: "1", load=lambda version: Bundle.load(home / "bundle")))
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def reads(serving, monkeypatch):
+    """How many rows each read of the champion's plan has had."""
+    plan, sizes = serving.champions.current.plan, []
+    read = plan.read
+
+    def noted(rows, ends_ns=None):
+        sizes.append(len(rows))
+        return read(rows, ends_ns)
+
+    monkeypatch.setattr(plan, "read", noted)
+    return sizes
+
+
+def live(customer, terminal, **changes):
+    """A transaction of just now."""
+    row = {**LATER[0], "customer_id": customer, "terminal_id": terminal, "created_timestamp": None}
+    row["event_timestamp"] = datetime.now(UTC)
+    return body_of(row, transaction_id=f"live{next(IDS)}", **changes)
+
+
+def together(serving, requests):
+    """The answers to requests that arrive at once, in their order."""
+    app = create_app()
+    app.state.serving = serving
+    (route,) = [each.app for each in app.routes if each.path == "/v1/score"]
+
+    async def ask(request):
+        sent, body = [], json.dumps(request).encode()
+
+        async def receive():
+            return {"type": "http.request", "body": body}
+
+        async def send(message):
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json")]
+        scope = {"type": "http", "path": "/v1/score", "headers": headers, "app": app}
+        await route(scope, receive, send)
+        return json.loads(sent[1]["body"])
+
+    async def asking():
+        return await asyncio.gather(*map(ask, requests))
+
+    return asyncio.run(asking())
+
+
+def line_of(home, answer):
+    (found,) = [
+        d for d in read_decisions(home / "journal") if d["transaction_id"] == answer["transaction_id"]
+    ]
+    return found
+
+
+def test_strangers_to_each_other_are_read_in_one_go(serving, reads):
+    answers = together(serving, [live(f"s{i}", f"t{i}") for i in range(6)])
+    assert {answer["degraded"] for answer in answers} == {None}
+    assert reads == [6]
+
+
+def test_who_shares_a_key_with_one_before_sees_it(serving, reads, home):
+    """c is at b's terminal, and e at c's, who waits for b: neither is read before those."""
+    requests = [
+        live("a", "at0"), live("b", "at1"), live("a", "at2"), live("c", "at1"), live("d", "at3"), live("e", "at1"),
+    ]  # fmt: skip
+    answers = together(serving, requests)
+    assert reads == [3, 2, 1]
+    counts = [line_of(home, answer)["features"] for answer in answers]
+    assert [each[COUNT] for each in counts] == [0, 0, 1, 0, 0, 0]
+    assert [each["terminal_transactions_count_1h"] for each in counts] == [0, 0, 0, 1, 0, 2]
+
+
+def test_history_that_comes_with_its_known_time_is_read_alone(serving, reads):
+    known = datetime.now(UTC).isoformat()
+    requests = [live(f"h{i}", f"u{i}", created_timestamp=known) for i in range(3)]
+    together(serving, [*requests, live("h3", "u3"), live("h4", "u4")])
+    assert reads == [1, 1, 1, 2]
+
+
+def test_one_that_cannot_be_read_does_not_keep_the_others_from_it(serving, reads):
+    old = (LATER[0]["event_timestamp"] - timedelta(days=300)).isoformat()
+    requests = [live("o0", "v0"), live(LATER[0]["customer_id"], "v1", event_timestamp=old), live("o2", "v2")]
+    answers = together(serving, requests)
+    assert [answer["degraded"] for answer in answers] == [None, "history-dropped", None]
+    assert reads == [3, 1, 1, 1]
+
+
+def test_more_than_are_read_at_once_take_another_go(serving, reads):
+    together(serving, [live(f"m{i}", f"w{i}") for i in range(MOST_TOGETHER + 5)])
+    assert reads == [MOST_TOGETHER, 5]
+
+
+def test_one_sent_twice_at_once_is_decided_once(serving, home):
+    request = live("twice", "x")
+    first, second = together(serving, [request, request])
+    assert first == second
+    line_of(home, first)
+
+
+def test_a_refused_one_is_forgotten(serving, reads):
+    first = live("r0", "y0")
+    together(serving, [first, {**first, "amount": "1"}, live("r1", "y1")])
+    assert serving._scorer.ahead._waiting == serving._scorer.ahead._found == {}
+    assert sum(reads) <= 3
+
+
+def test_what_was_read_together_is_recomputed_to_the_bit(serving, reads, home):
+    rows = [{**row, "created_timestamp": None} for row in LATER]
+    for first in range(0, len(rows), 16):
+        group = [body_of(row, transaction_id=f"p{row['transaction_id']}") for row in rows[first : first + 16]]
+        together(serving, group)
+    assert max(reads) > 4
+    report = parity(bundle_loader=lambda name, version: Bundle.load(home / "bundle")).report
+    assert report.decisions > len(rows)
+    assert (report.mismatches, report.score_mismatches) == (0, 0), report.examples
