@@ -303,7 +303,7 @@ class Serving:
             "features": list(bundle.feature_names),
         }
 
-    def score_batch(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def what_if(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Score transactions as of their own instants, each alone; nothing is recorded or journalled.
 
         Raises:
