@@ -21,9 +21,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bento.api_keys import create_key
 from feature_repo.settings import PROJECT_ROOT
+from feature_repo.windows.plan import OnlinePlan
 from pipelines import serve
 from pipelines.serve import running_service
-from tests.deployments import LOADED_UNTIL, PATIENCE_S, body_of, deployed, events, registered, wait_for
+from tests.deployments import (
+    LOADED_UNTIL,
+    PATIENCE_S,
+    SERVICE,
+    body_of,
+    deployed,
+    events,
+    registered,
+    wait_for,
+)
 from tests.test_deploy_files import DASHBOARD, DEPLOY, LOCK, RULES
 from training.registry import promote
 
@@ -43,6 +53,9 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deployed")
     with deployed(folder, TRANSACTIONS, CHARGEBACKS) as store:
         promote(registered(folder / "model", store))
+        OnlinePlan.compile(
+            store, SERVICE
+        ).warm()  # on a fresh clone, its kernels are compiled once, not by each worker
         yield folder
 
 
@@ -79,8 +92,8 @@ def url(home, bento, keys):
         patch.setattr(serve, "SERVICE", str(bento))
         patch.setattr(serve, "PROJECT_ROOT", home)
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        with running_service(home, workers=WORKERS) as base:
-            wait_for(lambda: shown(base, keys).get(("fraud_ready_workers",)) == WORKERS)
+        with running_service(home, workers=WORKERS, start_s=300) as base:
+            wait_for(lambda: shown(base, keys).get(("fraud_ready_workers",)) == WORKERS, 120)
             yield base
 
 
