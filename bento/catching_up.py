@@ -7,10 +7,12 @@ and after them, so a store that has lost its last moments has lost the marks of 
 
 From the marks on the journal is recorded again, which counts once. That is done in a thread of its own, when the service starts,
 when the store turns out to be another server than before, when the mark beside the state of a plan is gone, and when more events
-waited than there was room for. Until it is done no features are read: they would be wrong.
+waited than there was room for. Until it is done no features are read: they would be wrong. An embedded server that has died is
+started again.
 """
 
 import logging
+import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +21,7 @@ from typing import Any
 import redis
 
 from bento.metrics import Metrics
-from bento.online import connections_made
+from bento.online import connections_made, revive
 from bento.recording import CATCHING_UP, STATE_LOST, STORE_FAILURES, Recording
 from bento.replaying import Replayed, Replaying
 from feature_repo.windows.plan import OnlinePlan
@@ -172,3 +174,11 @@ class CatchingUp:
             self._wake.clear()
             if not self._stop.is_set():
                 self.look()
+            if not self._answers and not self._stop.is_set():
+                self._revived()
+
+    def _revived(self) -> None:
+        try:
+            revive()
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            self._say(f"the embedded store cannot be started again: {error!r}")

@@ -8,9 +8,11 @@ from feast import FeatureStore
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from feature_repo.settings import settings
 from feature_repo.store import open_store
+from feature_repo.windows.embedded import ensure_running
 
-__all__ = ["STORE_TIMEOUT_S", "connections_made", "online_client", "open_serving_store"]
+__all__ = ["STORE_TIMEOUT_S", "connections_made", "online_client", "open_serving_store", "revive"]
 
 STORE_TIMEOUT_S = 0.2
 """How long the online store may take to connect, and to answer: a read takes a millisecond."""
@@ -53,6 +55,16 @@ _CONNECTIONS = _Connections()
 def connections_made() -> int:
     """How many connections to online stores this process has made."""
     return _CONNECTIONS.made
+
+
+def revive() -> None:
+    """Start the embedded server again if it has died; a server elsewhere is its owner's business.
+
+    Raises:
+        RuntimeError, OSError: it lives and does not answer, or cannot be started.
+    """
+    if settings().redis is None:
+        ensure_running(settings().home)
 
 
 def online_client(store: FeatureStore) -> Any:
