@@ -150,7 +150,9 @@ class LiveRecorder:
 
     def _require_followed(self) -> None:
         if not self._followed:
-            raise redis.ConnectionError("the online store has not answered yet; what to write into is not known")
+            raise redis.ConnectionError(
+                "the online store has not answered yet; what to write into is not known"
+            )
 
     def close(self) -> None:
         """Say what was recorded last, and that this recorder runs no more.
