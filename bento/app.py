@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +17,7 @@ from bento.openapi import document
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, HistoryNeededError, Problem
 from bento.redaction import redacted
 from bento.score_batch import ScoreBatch
+from bento.what_if import WHAT_IF_PATH
 
 if TYPE_CHECKING:
     # BentoML imports this in its supervisor too, which needs none of the seconds that Feast takes to import.
@@ -23,6 +25,21 @@ if TYPE_CHECKING:
     from bento.serving import Serving
 
 __all__ = ["create_app"]
+
+
+class _Any(Convertor[str]):
+    """Any rest of a path: Starlette's own stops at a line's end, and what it does not take BentoML answers in its own way."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", _Any())
 
 
 def create_app() -> Starlette:
@@ -34,9 +51,9 @@ def create_app() -> Starlette:
             Route("/v1/features", _Post("features"), methods=["POST"]),
             Route("/v1/transactions", _Post("transaction"), methods=["POST"]),
             Route("/v1/chargebacks", _Post("chargeback"), methods=["POST"]),
-            Route("/v1/decisions/{transaction_id:path}", _decision, methods=["GET"]),
+            Route("/v1/decisions/{transaction_id:any}", _decision, methods=["GET"]),
             Route("/v1/model", _model, methods=["GET"]),
-            Route("/v1/{path:path}", _NoSuch()),
+            Route("/v1/{path:any}", _NoSuch()),
             Route(PROBLEMS_PATH + "/{kind}", _problem_kind, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
             # Before BentoML's own, so that its page at / shows all routes.
@@ -125,6 +142,8 @@ class _NoSuch:
     """Takes every path and method, so those that are there with another method end here too."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == WHAT_IF_PATH:  # BentoML's, which takes the one method that is not seen here
+            raise HTTPException(405, headers={"Allow": "POST"})
         for route in scope["app"].routes:
             if route.matches(scope)[0] is Match.PARTIAL:
                 raise HTTPException(405, headers={"Allow": ", ".join(sorted(route.methods))})

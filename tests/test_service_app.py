@@ -111,6 +111,7 @@ def test_a_body_of_the_limit_is_read_whole_in_chunks(client):
         ("POST", "/v1/decisions/t1", "GET, HEAD"),
         ("POST", "/v1/model", "GET, HEAD"),
         ("POST", "/metrics", "GET, HEAD"),
+        ("GET", "/v1/what_if", "POST"),
     ],
 )
 def test_another_method_is_told_the_right_one(client, method, path, right):
@@ -120,7 +121,9 @@ def test_another_method_is_told_the_right_one(client, method, path, right):
     assert right in document["detail"]
 
 
-@pytest.mark.parametrize("path", ["/v1/", "/v1/nothing", "/v1/score/1", "/v1/decisions", "/problems/nothing"])
+@pytest.mark.parametrize(
+    "path", ["/v1/", "/v1/nothing", "/v1/score/1", "/v1/two%0Alines", "/v1/decisions", "/problems/nothing"]
+)
 def test_an_unknown_path_is_told_the_known_ones(client, path):
     kind, document = problem_of(client.get(path))
     assert kind == "not-found"
@@ -151,7 +154,7 @@ def test_a_history_that_cannot_tell_is_a_problem(client, serving):
     assert (answer.status_code, problem_of(answer)[0]) == (503, "unavailable")
 
 
-@pytest.mark.parametrize("transaction_id", ["t1", "a/b", "a b", "ü", "?", "batch"])
+@pytest.mark.parametrize("transaction_id", ["t1", "a/b", "a b", "ü", "?", "batch", "two\nlines", "end\n"])
 def test_a_decision_is_asked_for_by_any_id(client, transaction_id):
     answer = client.get(f"/v1/decisions/{quote(transaction_id, safe='')}")
     assert answer.json() == {"transaction_id": transaction_id}

@@ -99,7 +99,7 @@ def test_the_description_has_every_route_and_no_other():
         if BENTOML not in operation["tags"]
     }
     routes = {
-        (route.path.replace(":path}", "}"), method)
+        (route.path.replace(":any}", "}"), method)
         for route in APP.routes
         if isinstance(route, Route) and route.methods is not None
         for method in route.methods - {"HEAD"}
