@@ -38,7 +38,8 @@ START = datetime(2025, 3, 1, tzinfo=UTC)
 LOADED_UNTIL = START + timedelta(days=40)
 END = START + timedelta(days=50)
 SERVICE = "fraud_v1"
-PATIENCE_S = 40
+# A worker that was killed starts anew in ten seconds; on a machine that is busy with other things, in a minute.
+PATIENCE_S = 120
 
 
 @contextmanager

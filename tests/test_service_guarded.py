@@ -158,9 +158,12 @@ def test_a_sampled_request_is_followed_through_its_stages(running):
     headers = {**authorized(running), "traceparent": f"00-{trace}-{span}-01"}
     answer = httpx.post(f"{running.url}/v1/score", json=transaction(5), headers=headers)
     assert answer.headers["traceresponse"].startswith(f"00-{trace}-")
-    wait_for(lambda: any(each.name == "POST /v1/score" for _, each in running.collector.spans))
-    of_it = [each for _, each in running.collector.spans if each.trace_id.hex() == trace]
-    assert {each.name for each in of_it} == {"POST /v1/score", *STAGES} - {"total"}
+
+    def of_it():
+        return [each for _, each in running.collector.spans if each.trace_id.hex() == trace]
+
+    wait_for(lambda: any(each.name == "POST /v1/score" for each in of_it()))
+    assert {each.name for each in of_it()} == {"POST /v1/score", *STAGES} - {"total"}
     lines = [json.loads(line) for line in log(running.home).splitlines() if line.startswith("{")]
     (decided,) = [line for line in lines if line["message"] == "decided"]
     assert (decided["transaction_id"], decided["trace_id"]) == ("t5", trace)
