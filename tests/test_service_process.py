@@ -242,7 +242,7 @@ def test_a_killed_worker_forgets_nothing_that_it_answered(url, home):
     assert set(answered) <= journalled
     # BentoML's supervisor starts another worker: it answers again what the killed one has answered, and as the
     # alias still names a version that cannot serve, the one that served before goes on.
-    wait_for(lambda: ready(url))
+    wait_for(lambda: ready(url), patience_s=120)
     request, first = list(answered.values())[-1]
     again = httpx.post(f"{url}/v1/score", json=request)
     assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
