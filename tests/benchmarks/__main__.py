@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ BUILD = ROOT / "build"
 # What a deployment's environment names, and bounds checks, which the tests switch on, are not for measuring.
 _NOT_INHERITED = ("FRAUD_REDIS", "MLFLOW_TRACKING_URI", "NUMBA_BOUNDSCHECK")
 _BROKEN = 1
+_STOP_S = 30.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -43,6 +45,8 @@ def main(
 ) -> None:
     """Run benchmarks and write their figures to bench.json (bench-small.json with --small)."""
     work = build.resolve() / "bench"
+    # Ended like this, whatever was started ends too: servers are in process groups of their own.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if child:
         raise SystemExit(_run_here(_bench(child, work, small, data)))
     try:
@@ -91,7 +95,11 @@ def _run_apart(bench: Bench) -> list[figures.Figure]:
         bench.fail(f"not done after {limit:.0f} s, and ended")
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_S)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         embedded.stop(bench.home)
     found = [json.loads(line) for line in bench.entries.read_text(encoding="utf-8").splitlines()]
