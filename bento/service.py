@@ -15,6 +15,7 @@ from bento.access import Access
 from bento.app import create_app
 from bento.cells import shared_cells
 from bento.gate import Gate
+from bento.line_ends import LineEnds
 from bento.logs import CANNOT_START, configure
 from bento.probes import Probes
 from bento.problem import MEDIA_TYPE, Problem
@@ -88,4 +89,5 @@ class FraudScorer:
 FraudScorer.add_asgi_middleware(Gate, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(Probes, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(WhatIfBodies)  # type: ignore[attr-defined]
+FraudScorer.add_asgi_middleware(LineEnds)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(ShortWay, routes=app)  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from feature_repo.journal import read_decisions, read_events
 from feature_repo.lake_writer import version_of
 from feature_repo.store import open_store
 from pipelines.serve import running_service
+from tests.asgi import problem_of
 from tests.deployments import (
     LOADED_UNTIL,
     body_of,
@@ -168,6 +169,21 @@ def test_the_pages_for_operators_answer(url):
     metrics = httpx.get(f"{url}/metrics").text
     assert 'fraud_model_info{name="fraud",version="1"} 1.0' in metrics
     assert "fraud_stage_seconds_bucket" in metrics
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/decisions/two%0Alines", 404),
+        ("POST", "/v1/no%0Asuch", 404),
+        ("GET", "/v1/decisions/none", 404),
+        ("GET", "/v1/what_if", 405),
+        ("DELETE", "/v1/score", 405),
+    ],
+)
+def test_what_no_route_takes_is_told_in_the_service_s_own_form(url, method, path, status):
+    answer = httpx.request(method, f"{url}{path}")
+    assert (answer.status_code, problem_of(answer)[1]["status"]) == (status, status)
 
 
 def test_bentoml_s_page_shows_every_route(url):
