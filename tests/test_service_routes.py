@@ -218,7 +218,7 @@ def test_without_an_instant_it_is_now_and_what_is_not_given_is_null(client, serv
         ({"terminal_id": None}, "missing-field", "terminal_id"),
         ({"customer_id": 7}, "wrong-type", "customer_id"),
         ({"transaction_id": "t1"}, "unknown-field", "transaction_id"),
-        ({"currency": "XXX"}, "invalid-value", "currency"),
+        ({"currency": "QQQ"}, "invalid-value", "currency"),
         ({"event_timestamp": "2125-01-01T00:00:00Z"}, "in-the-future", "event_timestamp"),
         ({"created_timestamp": "1999-01-01T00:00:00Z"}, "invalid-value", "created_timestamp"),
         ({"event_timestamp": "2025-03-01T00:00:01Z", "created_timestamp": None}, "history-dropped", None),
