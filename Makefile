@@ -14,8 +14,9 @@ ONLY ?=
 demo: $(VENV)/installed
 	$(BIN)/fraud demo $(if $(DATA),--data "$(DATA)" --mapping "$(MAPPING)")
 
+# By file, for what a file's tests share is costly to make: a trained model, a running service.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
