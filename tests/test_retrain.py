@@ -183,7 +183,7 @@ def test_parity_of_journalled_decisions_holds_and_is_written_down(loop: Path) ->
 def test_a_service_that_is_defined_no_more_can_be_audited_while_the_journal_has_it(loop: Path) -> None:
     (path,) = (loop / "journal").glob("decisions-*.jsonl")
     whole = path.read_text()
-    path.write_text(whole.replace('"feature_service": "fraud_v1"', '"feature_service": "fraud_v0"'))
+    path.write_text(whole.replace('"feature_service":"fraud_v1"', '"feature_service":"fraud_v0"'))
     try:
         done = parity(feature_service="fraud_v0")
         assert set(done.report.attributed) == {"other_definitions"}
