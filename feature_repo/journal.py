@@ -51,6 +51,7 @@ __all__ = [
     "read_events",
     "read_lines",
     "row_of_event",
+    "writer_name",
 ]
 
 _DERIVED = "derived"
@@ -147,12 +148,17 @@ class Journal:
         file = self._files.get(kind)
         if file is None or file.day != day:
             if file is not None:
+                # Whatever comes of the next one, this one is not written or closed again: its number may be another file's.
+                del self._files[kind]
                 file.close()
-            # In containers, processes of two machines often have the same number.
-            writer = f"{os.uname().nodename}-{os.getpid()}"
-            name = f"{kind}-{_EPOCH + timedelta(days=day):%Y-%m-%d}-{writer}.jsonl"
+            name = f"{kind}-{_EPOCH + timedelta(days=day):%Y-%m-%d}-{writer_name()}.jsonl"
             file = self._files[kind] = _AppendOnly(self.folder / name, day)
         return file
+
+
+def writer_name() -> str:
+    """What the names of this process's files end in: in containers, processes of two machines often have the same number."""
+    return f"{os.uname().nodename}-{os.getpid()}"
 
 
 class _AppendOnly:
@@ -161,9 +167,13 @@ class _AppendOnly:
     def __init__(self, path: Path, day: int) -> None:
         self.path, self.day = path, day
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        self._size = os.fstat(self._fd).st_size
-        if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
-            self.append(b"\n")
+        try:
+            self._size = os.fstat(self._fd).st_size
+            if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
+                self.append(b"\n")
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def append(self, line: bytes) -> Location:
         offset = self._size
@@ -179,8 +189,10 @@ class _AppendOnly:
         return Location(self.path.name, offset, written)
 
     def close(self) -> None:
-        os.fsync(self._fd)
-        os.close(self._fd)
+        try:
+            os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
 
 
 def read_decisions(folder: Path, *, on_damage: Damage | None = None) -> Iterator[dict[str, Any]]:

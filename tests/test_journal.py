@@ -104,6 +104,26 @@ def test_a_new_day_begins_a_new_file(tmp_path):
     assert [line["n"] for line in read_decisions(tmp_path)] == [1, 2, 3]
 
 
+def test_a_new_day_whose_file_cannot_be_made_is_tried_again_and_touches_no_other_file(tmp_path, monkeypatch):
+    clock = [NOON_US]
+    journal = Journal(tmp_path / "journal", lambda: clock[0])
+    journal.decision({"n": 1})
+    clock[0] += DAY_US
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", full)
+        with pytest.raises(OSError, match="No space"):
+            journal.decision({"n": 2})
+    with (tmp_path / "other").open("w") as other:  # it gets the number of the file of the day before
+        journal.decision({"n": 3})
+        other.write("still open")
+    journal.close()
+    assert [line["n"] for line in read_decisions(journal.folder)] == [1, 3]
+
+
 def test_a_location_leads_back_to_its_line(journal):
     places = [journal.decision({"n": n, "text": "ü" * n}) for n in range(5)]
     journal.close()
