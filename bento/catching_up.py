@@ -126,10 +126,13 @@ class CatchingUp:
         marks = [mark for plan in list(self._plans())[:1] for mark in plan.marks]
         if marks and self._why is None and None in self._client.mget(marks):
             self.suspect(STATE_LOST)
-        if self._why is not None:
+        if self.why_not() is not None:
             self._catch_up()
-        elif self._recording.idle:
-            self._replaying.mark()
+        else:
+            # The ends first: what is journalled from now on may have to wait. And what is let go of is suspected first.
+            ends = self._replaying.ends()
+            if self._recording.idle and self.why_not() is None:
+                self._replaying.mark(ends)
         self._metrics.store_whole.set(self._why is None)
 
     def _catch_up(self) -> None:

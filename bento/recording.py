@@ -214,11 +214,11 @@ class Recording:
             RedisError, OSError: the store still does not answer.
         """
         if self._overflowed:
-            # The journal has those that were let go of, and the others.
-            self._backlog.clear()
-            self._overflowed = False
+            # The journal has those that were let go of, and the others. Nobody must take it for idle and whole in between.
             if self.catching_up is not None:
                 self.catching_up.suspect()
+            self._backlog.clear()
+            self._overflowed = False
             return False
         if self.catching_up is not None and self.catching_up.found:
             self._journal_found(self.catching_up.found)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from feature_repo.journal import Location, derived_of_event, read_lines, row_of_event
+from feature_repo.journal import Location, derived_of_event, read_lines, row_of_event, writer_name
 from feature_repo.windows.event_values import NOTHING, LackingValueError, Taken, Values
 from feature_repo.windows.keys import loaded_key, project_prefix
 from feature_repo.windows.live_recorder import LiveRecorder
@@ -58,14 +58,17 @@ class Replaying:
             self._name = uuid4().hex
         self._marked: dict[str, int] = {}
 
-    def mark(self) -> None:
-        """Say to the store that it holds all that this process has journalled; to be called while no event waits.
+    def ends(self) -> dict[str, int]:
+        """How long this process's files are: up to where to ``mark`` them if no event waits after this was asked."""
+        return {path.name: path.stat().st_size for path in self._folder.glob(_own_files())}
+
+    def mark(self, ends: Mapping[str, int]) -> None:
+        """Say to the store that it holds what this process has journalled up to these ends.
 
         Raises:
             redis.RedisError, OSError: no answer.
         """
-        # The sizes are taken first: what is journalled in between may have to wait.
-        self._mark({path.name: path.stat().st_size for path in self._folder.glob(_own_files())})
+        self._mark(ends)
 
     def replay(self, found: Callable[[Replayed], None]) -> int:
         """Record again what stands behind the marks, and mark it; returns how many events.
@@ -191,7 +194,7 @@ def _refused(table: str, event: _Event, error: Exception) -> None:
 
 
 def _own_files() -> str:
-    return f"events-*-{os.getpid()}.jsonl"
+    return f"events-????-??-??-{writer_name()}.jsonl"
 
 
 def _name_of(folder: Path) -> str:

@@ -7,16 +7,20 @@ import signal
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import redis
 
+import bento.catching_up
 import bento.recording
 from bento.champion import Champions
+from bento.metrics import Metrics
 from bento.problem import Problem
-from bento.replaying import marks_key
+from bento.recording import Recording
+from bento.replaying import Replaying, marks_key
 from bento.serving import Serving
-from feature_repo.journal import read_decisions, read_events
+from feature_repo.journal import Journal, read_decisions, read_events, writer_name
 from feature_repo.windows import embedded
 from pipelines.backfill import backfill
 from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle, wait_for
@@ -177,6 +181,45 @@ def test_a_store_that_lost_its_last_moments_gets_them_from_the_journal(home, ser
     before = [line for line in read_decisions(home / "journal") if line["customer_id"] == "behind"]
     assert len(before) >= 5
     assert seen(home, answer) == len(before) - 1
+
+
+def test_a_store_that_lost_its_last_moments_is_not_marked_before_it_is_known_for_another(home, monkeypatch):
+    """Nobody asks for anything between its return and the next look: what was recorded last must not be marked as there."""
+    monkeypatch.setattr(bento.catching_up, "_POLL_S", 3600.0)
+    with closing(opened(home)) as one:
+        with client_of(home) as client:
+            score(one, "unasked")
+            one.recording.catching_up.look()
+            older = {key: client.dump(key) for key in client.keys("*") if client.type(key) != b"none"}
+            for _ in range(3):
+                score(one, "unasked")
+            client.flushall()
+            for key, value in older.items():
+                client.restore(key, 0, value)
+            client.bgrewriteaof()
+        kill(home)
+        one.recording.catching_up.look()
+        answer = settled(one, "unasked")
+        assert seen(home, answer) == 4
+
+
+def test_what_is_let_go_of_is_suspected_before_nothing_waits():
+    """Else the thread that marks could take the state for whole in between."""
+    recording, idle = Recording(None, None, None, Metrics(), lambda: 0), []
+    recording.catching_up = SimpleNamespace(suspect=lambda: idle.append(recording.idle), found=())
+    recording._overflowed = True
+    assert not recording.caught_up()
+    assert (idle, recording.idle) == ([False], True)
+
+
+def test_files_of_another_machine_are_not_marked_though_its_process_has_the_same_number(tmp_path):
+    journal = Journal(tmp_path)
+    event = {"transaction_id": "t", "created_timestamp": datetime.now(UTC)}
+    own = journal.event("transactions", event)
+    journal.close()
+    (tmp_path / own.file.replace(writer_name(), f"elsewhere-{os.getpid()}")).write_text("{}\n")
+    replaying = Replaying(None, SimpleNamespace(project="fraud"), tmp_path)
+    assert replaying.ends() == {own.file: own.length}
 
 
 @pytest.mark.parametrize("how", ["flushed", "restarted"])

@@ -91,7 +91,8 @@ def home(tmp_path_factory):
 def say_that_it_is_recorded(store, journal):
     """As a service does that has recorded what stands in the journal: the next one need not record it again."""
     with closing(LiveRecorder.open(store)) as recorder:
-        Replaying(online_client(store), recorder, journal).mark()
+        replaying = Replaying(online_client(store), recorder, journal)
+        replaying.mark(replaying.ends())
 
 
 def live_rows():
