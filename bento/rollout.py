@@ -121,10 +121,12 @@ class Rollouts:
             return False
 
     def _refresh(self, registry: Registry) -> bool:
+        # At the start also where the registry answers: it may not have been told of an end before this process began.
+        remembered = self._remembered() if self._document is None else None
         try:
             found = registry.latest()
         except Exception as error:  # the registry may be anywhere, and its client raises anything
-            remembered = self._remembered()
+            remembered = remembered or self._remembered()
             self._document = self._document or remembered
             _log.debug("the rollout goes on as it is: the registry does not answer: %r", error)
         else:

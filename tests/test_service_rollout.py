@@ -473,6 +473,23 @@ def test_a_rollout_goes_on_through_a_restart_while_the_registry_is_away(deployme
     assert len(Ledger(tmp_path / "one").entries()) == 1
 
 
+def test_an_end_that_nobody_was_told_is_known_after_a_restart_though_the_registry_answers_again(
+    deployment, shelf, tmp_path
+):
+    shelf.put("shadow", "2")
+    with service(shelf, tmp_path / "one") as serving:
+        shelf.away = True
+        failing(serving)
+        for _ in range(5):
+            score(serving)
+        assert serving.rollouts.current is None
+    shelf.away = False
+    with service(shelf, tmp_path / "one") as serving:
+        assert serving.rollouts.current is None
+    assert look_of({}, shelf.tags).ended["guard"] == "error rate"
+    assert len(Ledger(tmp_path / "one").entries()) == 1
+
+
 def test_while_the_registry_is_away_a_process_knows_what_another_one_has_ended(deployment, shelf, tmp_path):
     shelf.put("shadow", "2")
     with service(shelf, tmp_path / "one") as one, service(shelf, tmp_path / "one") as two:
