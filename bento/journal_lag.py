@@ -1,5 +1,6 @@
 """How far the lake is behind the journal, in bytes and in time, whether or not what loads it still runs."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,8 @@ class JournalLag:
         self._loaded: int | None = None
         # When the journal was first seen to have so many bytes; both ascend.
         self._marks: deque[tuple[float, int]] = deque()
+        # Between the thread that is reported to and the one that looks.
+        self._lock = threading.Lock()
 
     def report(self, behind: int) -> None:
         """The loader says that so many bytes of the journal are not in the lake; shows it.
@@ -37,8 +40,9 @@ class JournalLag:
         Raises:
             OSError: the journal cannot be looked at.
         """
-        self._loaded = self._size() - behind
-        self.show()
+        with self._lock:
+            self._loaded = self._size() - behind
+            self._show()
 
     def show(self) -> None:
         """Look how far the journal has grown, and show what follows; nothing before the first report.
@@ -46,6 +50,10 @@ class JournalLag:
         Raises:
             OSError: the journal cannot be looked at.
         """
+        with self._lock:
+            self._show()
+
+    def _show(self) -> None:
         if self._loaded is None:
             return
         now, size = self._monotonic(), self._size()

@@ -56,8 +56,12 @@ class LakeLoading:
         while not self._stop.is_set():
             try:
                 code = self._run()
-            except OSError as error:  # no process, no memory: it may pass
-                _log.error("the process that loads the lake cannot be started: %r", error)
+            except (
+                Exception
+            ) as error:  # it may pass, and without this thread nothing would reach the lake any more
+                _log.error(
+                    "the process that loads the lake cannot be followed; another is started: %r", error
+                )
             else:
                 if not self._stop.is_set():
                     _log.error(
@@ -81,7 +85,10 @@ class LakeLoading:
             finally:
                 with self._lock:
                     self._channel = None
-            return process.wait()
+                # Whatever went wrong here: the follower is told to end, and has ended before there is another.
+                ours.close()
+                code = process.wait()
+            return code
 
 
 def _environment() -> dict[str, str]:

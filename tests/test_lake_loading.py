@@ -84,6 +84,29 @@ def test_a_killed_follower_is_started_again(home, journal, metrics):
     assert_loaded(home / "lake", range(3))
 
 
+def test_a_report_that_goes_wrong_does_not_keep_the_lake_from_being_loaded(
+    home, journal, metrics, monkeypatch
+):
+    loading = LakeLoading(metrics, restart_s=0.1)
+    wrong = [IndexError("as of two threads")]
+    report = loading.lag.report
+    monkeypatch.setattr(
+        loading.lag, "report", lambda behind: _raise(wrong.pop()) if wrong else report(behind)
+    )
+    loading.start()
+    try:
+        wait_for(lambda: not wrong)
+        write(journal, range(3))
+        wait_for(lambda: loaded(home, 3))
+    finally:
+        loading.stop()
+    assert_loaded(home / "lake", range(3))
+
+
+def _raise(error):
+    raise error
+
+
 # A worker that starts its follower, journals, and is gone at once: nobody told the follower to end.
 DIES = """
 import os, signal
