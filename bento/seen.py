@@ -89,7 +89,8 @@ class Seen:
         """Remember an id; what was remembered first stays."""
         if self._unsaved:
             self._save()
-        if in_memory(location) or not self._insert(key, kind, Entry(digest, location)):
+        # In the order of the journal: what is behind the last line in the file is what a start reads again.
+        if self._unsaved or in_memory(location) or not self._insert(key, kind, Entry(digest, location)):
             self._unsaved.setdefault(key, {}).setdefault(kind, Entry(digest, location))
 
     def _insert(self, key: str, kind: str, entry: Entry) -> bool:

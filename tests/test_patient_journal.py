@@ -167,6 +167,18 @@ def test_the_index_waits_with_the_journal_and_is_whole_after_it(journal, time, t
         }
 
 
+def test_a_process_that_is_killed_as_the_disk_takes_lines_again_leaves_no_hole_in_the_index(journal, time):
+    seen = Seen(journal.folder, journal)
+    with full_disk():
+        seen.add("d1", "decision", "one", journal.decision({**decision(1), "content": "one"}))
+        seen.find("d1")  # a try to save it, and none for a while
+    time.now += RETRY_S
+    seen.add("d2", "decision", "two", journal.decision({**decision(2), "content": "two"}))
+    seen._db.close()  # what is in memory is gone
+    with closing(Seen(journal.folder)) as again:
+        assert [again.find(key)["decision"].digest for key in ("d1", "d2")] == ["one", "two"]
+
+
 def test_an_index_that_cannot_be_closed_in_order_is_made_again_from_the_journal(journal, time):
     seen = Seen(journal.folder, journal)
     with full_disk():
