@@ -232,7 +232,8 @@ class Recording:
         for event, each in zip(waiting, written, strict=True):
             if each.values:
                 # Its line was written without them.
-                self._journal("transactions", event, content_digest(event), each)
+                with suppress(LineLostError):
+                    self._journal("transactions", event, content_digest(event), each)
         return not self._backlog
 
     def _journal_found(self, found: "deque[Replayed]") -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
@@ -16,12 +17,14 @@ import bento.catching_up
 import bento.recording
 from bento.champion import Champions
 from bento.metrics import Metrics
+from bento.patient_journal import LineLostError
 from bento.problem import Problem
 from bento.recording import Recording
 from bento.replaying import Replaying, marks_key
 from bento.serving import Serving
 from feature_repo.journal import Journal, read_decisions, read_events, writer_name
 from feature_repo.windows import embedded
+from feature_repo.windows.recorder import Written
 from pipelines.backfill import backfill
 from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle, wait_for
 from tests.faults import standing_still
@@ -210,6 +213,18 @@ def test_what_is_let_go_of_is_suspected_before_nothing_waits():
     recording._overflowed = True
     assert not recording.caught_up()
     assert (idle, recording.idle) == ([False], True)
+
+
+def test_what_is_computed_of_an_event_that_waited_and_finds_no_room_in_the_journal_is_no_fault_of_the_store():
+    def lost(*given):
+        raise LineLostError("no room")
+
+    written = Written(1, {"column": Decimal(1)})
+    recorder = SimpleNamespace(write=lambda table, events: [written for _ in events])
+    recording = Recording(recorder, SimpleNamespace(event=lost), None, Metrics(), lambda: 0)
+    recording._backlog.extend({"transaction_id": f"t{number}"} for number in range(2))
+    with recording.store():
+        assert recording.caught_up()
 
 
 def test_files_of_another_machine_are_not_marked_though_its_process_has_the_same_number(tmp_path):
