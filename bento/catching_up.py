@@ -41,6 +41,8 @@ class CatchingUp:
         plans: the plans that are read here, the champion's first: without it nothing is read.
         came_back: called when the store answers after it did not.
         recording: asked whether events wait for the store in this process, and told whether the store answers.
+        lost: called at each look that finds the store lacking state. The recorder has to say again what it writes: whoever loads
+            history waits for the recorders that the store names, and an emptied store names none.
 
     Attributes:
         found: derived columns that were computed of events as they were recorded again; to be journalled.
@@ -54,12 +56,14 @@ class CatchingUp:
         recording: Recording,
         metrics: Metrics,
         came_back: Callable[[], None] = lambda: None,
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._client, self._replaying, self._plans = client, replaying, plans
         self._recording, self._metrics = recording, metrics
         self.found: deque[Replayed] = deque()
         self._why: str | None = CATCHING_UP
         self._said, self._came_back, self._answers = "", came_back, True
+        self._lost = lost
         self._server = ""
         self._connections = -1
         self._stop, self._wake = threading.Event(), threading.Event()
@@ -141,6 +145,7 @@ class CatchingUp:
         plans = list(self._plans())
         lacking = plans[0].missing_state() if plans else []
         if lacking:
+            self._lost()
             self._why = STATE_LOST
             self._say(f"the online store has lost the state of {', '.join(lacking)}; run fraud backfill")
             return

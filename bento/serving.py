@@ -136,6 +136,7 @@ class Serving:
             recording,
             metrics,
             serving.store_came_back,
+            serving.following.look,
         )
         recording.catching_up.start()
         serving.champions.start()

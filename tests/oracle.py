@@ -65,7 +65,10 @@ def aggregates(spec, events, instant, known_as_of, key=0):
     """Every output of a view for one key at one instant, in its order; ``events`` are those that pass its filter."""
     return [
         aggregate(
-            a.function, a.column, counted(events, key, instant, a.window_us, spec.delay_us, known_as_of), instant
+            a.function,
+            a.column,
+            counted(events, key, instant, a.window_us, spec.delay_us, known_as_of),
+            instant,
         )
         for a in spec.aggregates
     ]
