@@ -13,7 +13,6 @@ started again.
 
 import logging
 import subprocess
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,6 +22,7 @@ import redis
 from bento.metrics import Metrics
 from bento.online import connections_made, revive
 from bento.recording import CATCHING_UP, STATE_LOST, STORE_FAILURES, Recording
+from bento.repeating import Repeating
 from bento.replaying import Replayed, Replaying
 from feature_repo.windows.plan import OnlinePlan
 
@@ -66,8 +66,7 @@ class CatchingUp:
         self._lost = lost
         self._server = ""
         self._connections = -1
-        self._stop, self._wake = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="catching-up", daemon=True)
+        self.thread = Repeating("catching-up", self._look_and_revive, _POLL_S)
 
     def why_not(self) -> str | None:
         """Why the state must not be read, or None. Costs nothing unless a connection was made since it was asked last.
@@ -92,19 +91,16 @@ class CatchingUp:
         """Say that the store may lack something; it is read no more until it has been seen to."""
         self._why = self._why or why
         self._metrics.store_whole.set(0)
-        self._wake.set()
+        self.thread.wake()
 
     def start(self) -> None:
         """See to the store once, then go on in a thread until ``stop``."""
         self.look()
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """Write the marks once more, and end the thread; returns when it has ended."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.thread.stop()
         self.look()
 
     def look(self) -> None:
@@ -176,16 +172,10 @@ class CatchingUp:
             _log.error(what)
         self._said = what
 
-    def _follow(self) -> None:
-        while not self._stop.is_set():
-            self._wake.wait(_POLL_S)
-            self._wake.clear()
-            if not self._stop.is_set():
-                self.look()
-            if not self._answers and not self._stop.is_set():
-                self._revived()
-
-    def _revived(self) -> None:
+    def _look_and_revive(self) -> None:
+        self.look()
+        if self._answers or self.thread.stopped:
+            return
         try:
             revive()
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:

@@ -8,7 +8,6 @@ restart: it is kept beside the service.
 
 import gc
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from feast.errors import FeastObjectNotFoundException
 from bento.kept import KeptChampion
 from bento.online import open_serving_store
 from bento.reasons import explain
+from bento.repeating import Repeating
 from feature_repo.windows.live import claim
 from feature_repo.windows.plan import FAR_AHEAD_US, OnlinePlan
 from feature_repo.windows.resolve import Resolved, resolve_service
@@ -148,6 +148,7 @@ class Champions:
         prepare: Callable[[Bundle, str], Champion] = prepare,
         kept: KeptChampion | None = None,
         role: str = "champion",
+        poll_s: float = POLL_S,
     ) -> None:
         self.current: Champion | None = None
         self.refused: str | None = None
@@ -158,8 +159,7 @@ class Champions:
         self._refused_version: str | None = None
         self._polls_since_refusal = self._polls_since_settled = 0
         self._settled, self._unsettled = True, ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="champion", daemon=True)
+        self.thread = Repeating(role, self._look, poll_s)
 
     @property
     def reads(self) -> tuple[ViewSpec, ...]:
@@ -186,24 +186,20 @@ class Champions:
             return False
         return self._bring_in(version)
 
-    def start(self, poll_s: float = POLL_S) -> None:
+    def start(self) -> None:
         """Follow the alias in a thread until ``stop``."""
-        self._poll_s = poll_s
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """End the thread; returns when it has ended."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.thread.stop()
 
-    def _follow(self) -> None:
-        while not self._stop.wait(self._poll_s):
-            changed = self.refresh()
-            if self.beside() or changed:
-                # What the last model left is freed, and the new one never walked through by the collector.
-                gc.collect()
-                gc.freeze()
+    def _look(self) -> None:
+        changed = self.refresh()
+        if self.beside() or changed:
+            # What the last model left is freed, and the new one never walked through by the collector.
+            gc.collect()
+            gc.freeze()
 
     def _bring_in(self, version: str) -> bool:
         try:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from bento.recording import STORE_FAILURES
+from bento.repeating import Repeating
 from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.spec import ViewSpec
 
@@ -30,22 +31,19 @@ class Following:
         on_change: Callable[[], None],
         poll_s: float = POLL_S,
     ) -> None:
-        self._recorder, self._reads, self._poll_s = recorder, reads, poll_s
+        self._recorder, self._reads = recorder, reads
         self._on_change = on_change
         self._said = ""
         self._looking = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="definitions", daemon=True)
+        self.thread = Repeating("definitions", self.look, poll_s)
 
     def start(self) -> None:
         """Follow in a thread until ``stop``."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """End the thread, and say to the store that this recorder has ended; returns when it has."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.thread.stop()
         try:
             self._recorder.close()
         except STORE_FAILURES as error:
@@ -69,7 +67,3 @@ class Following:
             written = sorted(f"{spec.view}:{spec.state_digest}" for spec in self._recorder.specs)
             self._on_change()
             _log.info("events go to other definitions", extra={"definitions": written})
-
-    def _follow(self) -> None:
-        while not self._stop.wait(self._poll_s):
-            self.look()

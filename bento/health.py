@@ -5,8 +5,6 @@ Probes may come as often as they like: they are answered from the last look and 
 
 import logging
 import os
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 from bento.champion import Champions
 from bento.metrics import Metrics
 from bento.recording import STORE_FAILURES
+from bento.repeating import Repeating
 from feature_repo.windows.keys import loaded_key
 from feature_repo.windows.live import read_live
 from feature_repo.windows.spec import ViewSpec
@@ -43,13 +42,13 @@ class Health:
         client: Any,
         project: str,
         metrics: Metrics,
+        look_s: float = LOOK_S,
     ) -> None:
         self._champions, self._client, self._project, self._metrics = champions, client, project, metrics
         self._more: list[Callable[[], None]] = []
         self._store_failure: str | None = "it was not asked yet"
         self._looks = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="health", daemon=True)
+        self.thread = Repeating("health", self.look, look_s)
 
     def not_ready(self) -> str | None:
         """Why this worker is not ready to decide by its model, or None: its champion serves and the store answers.
@@ -69,13 +68,11 @@ class Health:
     def start(self) -> None:
         """Look, and go on looking in a thread until ``stop``."""
         self.look()
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """End the thread; returns when it has ended."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.thread.stop()
 
     def look(self) -> None:
         """Look once."""
@@ -113,12 +110,6 @@ class Health:
         loaded = self._client.mget([loaded_key(self._project, spec) for spec in views]) if views else []
         for spec, end_us in zip(views, loaded, strict=True):
             self._metrics.loaded_until.labels(spec.view).set(int(end_us or 0) / 1e6)
-
-    def _follow(self) -> None:
-        due = time.monotonic() + LOOK_S
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
-            self.look()
-            due = max(due, time.monotonic() - LOOK_S) + LOOK_S
 
 
 def _resident_bytes() -> float:

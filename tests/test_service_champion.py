@@ -30,9 +30,9 @@ class Shelf:
     def __init__(self, **folders):
         self.folders, self.alias = folders, None
 
-    def champions(self, kept=None):
+    def champions(self, **how):
         return Champions(
-            alias=lambda: self.alias, load=lambda version: Bundle.load(self.folders[version]), kept=kept
+            alias=lambda: self.alias, load=lambda version: Bundle.load(self.folders[version]), **how
         )
 
 
@@ -119,8 +119,8 @@ def test_a_registry_that_does_not_answer_leaves_the_champion(loaded, tmp_path):
 
 def test_the_thread_follows_the_alias_until_it_is_stopped(loaded, tmp_path):
     shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded))
-    champions = shelf.champions()
-    champions.start(poll_s=0.01)
+    champions = shelf.champions(poll_s=0.01)
+    champions.start()
     try:
         shelf.alias = "v1"
         deadline = time.monotonic() + 30
@@ -129,16 +129,16 @@ def test_the_thread_follows_the_alias_until_it_is_stopped(loaded, tmp_path):
         assert champions.current.version == "v1"
     finally:
         champions.stop()
-    assert not champions._thread.is_alive()
+    assert not champions.thread.runs
 
 
 def test_after_a_restart_the_kept_champion_serves_when_the_new_one_cannot(loaded, tmp_path):
     shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded), v2=tmp_path / "nothing")
     kept = KeptChampion(tmp_path / "kept")
     shelf.alias = "v1"
-    shelf.champions(kept).refresh()
+    shelf.champions(kept=kept).refresh()
     shelf.alias = "v2"
-    restarted = shelf.champions(kept)
+    restarted = shelf.champions(kept=kept)
     assert restarted.refresh()
     assert restarted.current.version == "v1"
     assert "version v2" in restarted.refused
@@ -150,7 +150,7 @@ def test_after_a_restart_the_kept_champion_serves_when_the_registry_is_down(load
     kept = KeptChampion(tmp_path / "kept")
     for version in ("v1", "v2"):
         shelf.alias = version
-        shelf.champions(kept).refresh()
+        shelf.champions(kept=kept).refresh()
     restarted = Champions(alias=lambda: 1 / 0, load=lambda version: 1 / 0, kept=kept)
     assert restarted.refresh()
     assert restarted.current.version == "v2"

@@ -204,7 +204,7 @@ def test_a_registry_that_cannot_be_read_is_said_once_and_recording_goes_on(deplo
     serving.following.look()
     serving.close()
     assert len(journalled(home)) == 3
-    assert not serving.following._thread.is_alive()
+    assert not serving.following.thread.runs
 
 
 def test_an_event_that_no_view_reads_is_kept_all_the_same_and_missed_by_a_view_of_later(home):

@@ -44,7 +44,7 @@ def champions(store, version):
 def health(deployment):
     embedded.ensure_running(settings().home)
     store = open_serving_store()
-    return Health(champions(deployment, "7"), online_client(store), store.project, Metrics())
+    return Health(champions(deployment, "7"), online_client(store), store.project, Metrics(), look_s=0.001)
 
 
 def metrics_of(health):
@@ -137,8 +137,7 @@ def test_what_cannot_be_shown_is_logged_and_does_not_end_the_looking(health, cap
     assert health.not_ready() is None
 
 
-def test_it_looks_again_and_again_until_it_is_stopped(health, monkeypatch):
-    monkeypatch.setattr("bento.health.LOOK_S", 0.001)
+def test_it_looks_again_and_again_until_it_is_stopped(health):
     third, looks = threading.Event(), []
 
     def count():
@@ -150,4 +149,4 @@ def test_it_looks_again_and_again_until_it_is_stopped(health, monkeypatch):
     health.start()
     assert third.wait(10)
     health.stop()
-    assert not health._thread.is_alive()
+    assert not health.thread.runs
