@@ -8,9 +8,13 @@ How a test, or a module's fixture, comes by a real service process::
             httpx.post(f"{url}/v1/score", json=body_of(row))
 
 ``running_service`` (``pipelines.serve``) takes some seconds to start. A test that needs no process opens ``Serving`` over the
-same deployment within its own (see test_service_scoring).
+same deployment within its own::
+
+    with with_bundle(tmp_path, *events()), closing(opened(tmp_path)) as serving:
+        serving.answer("score", json.dumps(fresh(row)).encode(), time.perf_counter_ns())
 """
 
+import itertools
 import random
 import time
 from contextlib import contextmanager
@@ -23,11 +27,13 @@ import pyarrow as pa
 from catboost import CatBoostClassifier
 from deltalake import write_deltalake
 
+from bento.champion import Champions
+from bento.serving import Serving
 from feature_repo.lake import CHARGEBACKS, TRANSACTIONS
 from feature_repo.settings import settings
 from feature_repo.store import apply_definitions, definitions_digest, open_store, service_features
 from tests.homes import fraud_home
-from training.bundle import BundleSpec, write_bundle
+from training.bundle import Bundle, BundleSpec, write_bundle
 from training.calibration import Calibration
 from training.policy import Policy
 from training.registry import register
@@ -40,6 +46,7 @@ END = START + timedelta(days=50)
 SERVICE = "fraud_v1"
 # A worker that was killed starts anew in ten seconds; on a machine that is busy with other things, in a minute.
 PATIENCE_S = 120
+_NUMBERS = itertools.count()
 
 
 @contextmanager
@@ -63,6 +70,20 @@ def deployed(home, transactions, chargebacks, *, more=lambda: (), loaded_until=L
         if loaded_until is not None:
             store.materialize(START - timedelta(days=1), loaded_until)
         yield store
+
+
+@contextmanager
+def with_bundle(home, transactions, chargebacks):
+    """As ``deployed``, and a bundle in ``home/bundle``, for ``opened``."""
+    with deployed(home, transactions, chargebacks) as store:
+        make_bundle(home / "bundle", store)
+        yield store
+
+
+def opened(home, folder="bundle", version="7", **how):
+    """``Serving`` within this process, the bundle in ``home/folder`` being its champion of that version; to be closed."""
+    champions = Champions(alias=lambda: version, load=lambda version: Bundle.load(home / folder))
+    return Serving.open(champions, **how)
 
 
 def registered(folder, store, **how):
@@ -132,6 +153,12 @@ def events(seed=1, count=1500):
     return transactions, chargebacks
 
 
+def after_load(transactions):
+    """Those that happened after the history that ``deployed`` loads, as they became known."""
+    later = [row for row in transactions if row["event_timestamp"] >= LOADED_UNTIL]
+    return sorted(later, key=lambda row: row["created_timestamp"])
+
+
 def fill_lake(lake, transactions, chargebacks):
     """Write both tables."""
     for name, rows, schema in (
@@ -174,3 +201,13 @@ def body_of(row, **changes):
             sent[name] = sent[name].isoformat()
     sent["amount"] = str(sent["amount"])
     return {name: value for name, value in sent.items() if value is not None}
+
+
+def fresh(row, **changes):
+    """A request like the row's, under an id never used here."""
+    return body_of(row, **{"transaction_id": f"fresh{next(_NUMBERS)}", **changes})
+
+
+def live(row, **changes):
+    """A request like the row's that happens now, under an id never used here."""
+    return fresh({**row, "event_timestamp": datetime.now(UTC), "created_timestamp": None}, **changes)

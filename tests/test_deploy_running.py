@@ -24,11 +24,11 @@ from feature_repo.settings import PROJECT_ROOT
 from feature_repo.windows.plan import OnlinePlan
 from pipelines import serve
 from pipelines.serve import running_service
+from tests import deployments
 from tests.deployments import (
     LOADED_UNTIL,
     PATIENCE_S,
     SERVICE,
-    body_of,
     deployed,
     events,
     registered,
@@ -39,7 +39,6 @@ from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=9, count=300)
 LATER = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
-IDS = iter(range(10**6))
 WORKERS = 2
 
 needs_prometheus = pytest.mark.skipif(
@@ -126,7 +125,7 @@ def shown(url, keys):
 
 
 def fresh(**changes):
-    return body_of(LATER, transaction_id=f"fresh{next(IDS)}", **changes)
+    return deployments.fresh(LATER, **changes)
 
 
 def scored(url, keys, request=None):

@@ -13,7 +13,7 @@ from feature_repo.settings import settings
 from pipelines.cli import main
 from pipelines.rollout import LEAST_SCORED, Desk
 from pipelines.serve import running_service
-from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle, wait_for
+from tests.deployments import after_load, body_of, deployed, events, make_bundle, wait_for
 from training.ledger import Ledger
 from training.registry import MODEL_NAME, alias_version, promote, register, set_alias
 from training.rollout import position
@@ -21,10 +21,7 @@ from training.rollout_registry import RolloutRegistry
 from training.tracking import connect, experiment_id
 
 TRANSACTIONS, CHARGEBACKS = events(count=900)
-LATER = sorted(
-    (row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL),
-    key=lambda row: row["created_timestamp"],
-)
+LATER = after_load(TRANSACTIONS)
 # Two models made of noise have little in common, which is not what these tests are about.
 WIDE = ["--max-score-psi", "1e9", "--max-decline-ratio", "1e9", "--max-p99-ms", "1e9"]
 

@@ -15,37 +15,28 @@ import redis
 
 import bento.catching_up
 import bento.recording
-from bento.champion import Champions
 from bento.metrics import Metrics
 from bento.patient_journal import LineLostError
 from bento.problem import Problem
 from bento.recording import Recording
 from bento.replaying import Replaying, marks_key
-from bento.serving import Serving
 from feature_repo.journal import Journal, read_decisions, read_events, writer_name
 from feature_repo.windows import embedded
 from feature_repo.windows.recorder import Written
 from pipelines.backfill import backfill
-from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle, wait_for
+from tests.deployments import LOADED_UNTIL, events, live, opened, wait_for, with_bundle
 from tests.faults import standing_still
-from training.bundle import Bundle
 
 TRANSACTIONS, CHARGEBACKS = events(seed=4, count=300)
 ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
 COUNT = "customer_transactions_count_7d"
-IDS = iter(range(10**6))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("catching-up")
-    with deployed(folder, TRANSACTIONS, CHARGEBACKS) as store:
-        make_bundle(folder / "bundle", store)
+    with with_bundle(folder, TRANSACTIONS, CHARGEBACKS):
         yield folder
-
-
-def opened(home):
-    return Serving.open(Champions(alias=lambda: "7", load=lambda version: Bundle.load(home / "bundle")))
 
 
 @pytest.fixture
@@ -54,22 +45,12 @@ def serving(home):
         yield one
 
 
-def live(customer):
-    """A transaction that happens now."""
-    now = datetime.now(UTC)
-    return body_of(
-        {**ROW, "event_timestamp": now, "created_timestamp": None},
-        transaction_id=f"live{next(IDS)}",
-        customer_id=customer,
-    )
-
-
 def send(serving, verb, request):
     return json.loads(serving.answer(verb, json.dumps(request).encode(), time.perf_counter_ns()).body)
 
 
 def score(serving, customer):
-    return send(serving, "score", live(customer))
+    return send(serving, "score", live(ROW, customer_id=customer))
 
 
 def seen(home, answer):

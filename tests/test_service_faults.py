@@ -10,14 +10,11 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
-from datetime import UTC, datetime
 
 import duckdb
 import httpx
 import pytest
 
-from bento.champion import Champions
-from bento.serving import Serving
 from feature_repo.journal import now_us, read_decisions, read_events
 from feature_repo.lake import snapshot
 from feature_repo.settings import settings
@@ -25,19 +22,10 @@ from feature_repo.store import open_store
 from pipelines.backfill import backfill
 from pipelines.parity import parity
 from pipelines.serve import running_service
-from tests.deployments import (
-    LOADED_UNTIL,
-    body_of,
-    deployed,
-    events,
-    ready,
-    registered,
-    wait_for,
-    worker_pid,
-)
+from tests import deployments
+from tests.deployments import LOADED_UNTIL, deployed, events, opened, ready, registered, wait_for, worker_pid
 from tests.faults import full_disk, standing_still
 from tests.test_service_catching_up import kill, pid_of
-from training.bundle import Bundle
 from training.registry import promote
 from training.rollout import Rollout
 from training.rollout_registry import RolloutRegistry
@@ -45,7 +33,6 @@ from training.rollout_registry import RolloutRegistry
 TRANSACTIONS, CHARGEBACKS = events(seed=6, count=300)
 ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
 COUNT = "customer_transactions_count_7d"
-IDS = iter(range(10**6))
 HOUR_US = 3_600_000_000
 
 
@@ -64,14 +51,7 @@ def url(home):
 
 
 def live(customer, **changes):
-    """A transaction that happens now."""
-    now = datetime.now(UTC)
-    return body_of(
-        {**ROW, "event_timestamp": now, "created_timestamp": None},
-        transaction_id=f"live{next(IDS)}",
-        customer_id=customer,
-        **changes,
-    )
+    return deployments.live(ROW, customer_id=customer, **changes)
 
 
 class Load:
@@ -294,8 +274,7 @@ def beside(home):
             return found
 
     one = Beside()
-    champions = Champions(alias=lambda: "1", load=lambda version: Bundle.load(home / "first"))
-    with closing(Serving.open(champions, clock_us=lambda: now_us() + one.ahead_us)) as one.serving:
+    with closing(opened(home, "first", "1", clock_us=lambda: now_us() + one.ahead_us)) as one.serving:
         yield one
 
 

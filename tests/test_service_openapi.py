@@ -18,20 +18,14 @@ from schemathesis.checks import CHECKS
 from starlette.routing import Match, Route
 
 from bento.app import create_app
-from bento.champion import Champions
 from bento.openapi import BENTOML, document
 from bento.problem import KINDS
-from bento.serving import Serving
 from feature_repo.windows import embedded
 from tests.asgi import Client, kind_of
-from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle
-from training.bundle import Bundle
+from tests.deployments import after_load, body_of, events, opened, with_bundle
 
 TRANSACTIONS, CHARGEBACKS = events(seed=4, count=150)
-ROW = min(
-    (row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL),
-    key=lambda row: row["created_timestamp"],
-)
+ROW = after_load(TRANSACTIONS)[0]
 APP = create_app()
 OF_APP = schemathesis.openapi.from_asgi("/docs.json", APP).exclude(tag=BENTOML)
 # What is asked for may be refused for what no schema says: times in the future, ids that are taken.
@@ -59,17 +53,15 @@ def sent(case):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("openapi")
-    with deployed(folder, TRANSACTIONS, CHARGEBACKS) as store:
-        make_bundle(folder / "bundle", store)
+    with with_bundle(folder, TRANSACTIONS, CHARGEBACKS):
         yield folder
 
 
 @pytest.fixture(scope="module")
 def state(home):
     """The app serves; gives what the service has recorded so far, in Redis, journal and index."""
-    champions = Champions(alias=lambda: "7", load=lambda version: Bundle.load(home / "bundle"))
     with (
-        closing(Serving.open(champions)) as serving,
+        closing(opened(home)) as serving,
         redis.Redis(unix_socket_path=str(embedded.socket_path(home))) as client,
     ):
         APP.state.serving = serving

@@ -15,26 +15,14 @@ from feature_repo.journal import read_decisions, read_events
 from feature_repo.lake_writer import version_of
 from feature_repo.store import open_store
 from pipelines.serve import running_service
+from tests import deployments
 from tests.asgi import problem_of
-from tests.deployments import (
-    LOADED_UNTIL,
-    body_of,
-    deployed,
-    events,
-    ready,
-    registered,
-    wait_for,
-    worker_pid,
-)
+from tests.deployments import after_load, deployed, events, ready, registered, wait_for, worker_pid
 from tests.test_journal_loader import ids
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=5, count=400)
-LATER = sorted(
-    (row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL),
-    key=lambda row: row["created_timestamp"],
-)
-IDS = iter(range(10**6))
+LATER = after_load(TRANSACTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +46,7 @@ def url(home):
 
 
 def fresh(**changes):
-    return body_of(LATER[0], transaction_id=f"fresh{next(IDS)}", **changes)
+    return deployments.fresh(LATER[0], **changes)
 
 
 def test_a_transaction_is_scored_by_the_champion(url):

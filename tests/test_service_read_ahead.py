@@ -2,17 +2,17 @@
 
 import asyncio
 import json
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from bento.app import create_app
-from bento.champion import Champions
 from bento.read_ahead import MOST_TOGETHER
-from bento.serving import Serving
 from feature_repo.journal import read_decisions
 from pipelines.parity import parity
-from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle
+from tests import deployments
+from tests.deployments import LOADED_UNTIL, body_of, events, opened, with_bundle
 from training.bundle import Bundle
 
 TRANSACTIONS, CHARGEBACKS = events(seed=7, count=600)
@@ -22,22 +22,19 @@ BEFORE, REPORTED = (
 )
 LATER = [row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL]
 COUNT = "customer_transactions_count_1d"
-IDS = iter(range(10**6))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ahead")
-    with deployed(folder, BEFORE, REPORTED) as store:
-        make_bundle(folder / "bundle", store)
+    with with_bundle(folder, BEFORE, REPORTED):
         yield folder
 
 
 @pytest.fixture
 def serving(home):
-    one = Serving.open(Champions(alias=lambda: "1", load=lambda version: Bundle.load(home / "bundle")))
-    yield one
-    one.close()
+    with closing(opened(home, version="1")) as one:
+        yield one
 
 
 @pytest.fixture
@@ -55,10 +52,7 @@ def reads(serving, monkeypatch):
 
 
 def live(customer, terminal, **changes):
-    """A transaction of just now."""
-    row = {**LATER[0], "customer_id": customer, "terminal_id": terminal, "created_timestamp": None}
-    row["event_timestamp"] = datetime.now(UTC)
-    return body_of(row, transaction_id=f"live{next(IDS)}", **changes)
+    return deployments.live(LATER[0], customer_id=customer, terminal_id=terminal, **changes)
 
 
 def together(serving, requests):

@@ -21,7 +21,7 @@ from feature_repo.windows.wire import exchange
 from monitoring.beside import record_beside
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
-from tests.deployments import LOADED_UNTIL, body_of, deployed, events, make_bundle
+from tests.deployments import LOADED_UNTIL, after_load, body_of, deployed, events, fresh, make_bundle
 from tests.windows_project import online_client
 from training.bundle import Bundle
 from training.ledger import Ledger
@@ -29,10 +29,7 @@ from training.rollout import Guards, Rollout, position
 from training.rollout_registry import look_of
 
 TRANSACTIONS, CHARGEBACKS = events()
-LATER = sorted(
-    (row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL),
-    key=lambda row: row["created_timestamp"],
-)
+LATER = after_load(TRANSACTIONS)
 OTHER = "published_v1"
 # So wide that two models made of noise do not end a rollout.
 WIDE = Guards(max_score_psi=1e9, max_decline_ratio=1e9, max_p99_ms=1e9)
@@ -104,7 +101,7 @@ def service(shelf, folder=None):
 
 def score(serving, row=LATER[0], **changes):
     """A request like the row's, under an id never used, and its answer and line."""
-    request = body_of(row, **{"transaction_id": f"r{next(IDS)}", **changes})
+    request = fresh(row, **changes)
     reply = serving.answer("score", json.dumps(request).encode(), time.perf_counter_ns())
     answer = json.loads(reply.body)
     return answer, line_of(request["transaction_id"])

@@ -10,40 +10,33 @@ import httpx
 import pytest
 
 from bento.app import create_app
-from bento.champion import Champions
 from bento.explanations import Explanations
 from bento.reasons import reasons_of
 from bento.score_batch import MAX_BATCH, MAX_BATCH_BYTES
-from bento.serving import Serving
 from feature_repo.decision_reasons import REASONS
 from feature_repo.journal import read_decisions, read_events
 from feature_repo.store import open_store
+from tests import deployments
 from tests.asgi import JSON, Client, kind_of, problem_of
-from tests.deployments import LOADED_UNTIL, SERVICE, body_of, deployed, events, make_bundle
+from tests.deployments import SERVICE, after_load, body_of, events, opened, with_bundle
 from training.bundle import Bundle
 from training.policy import Policy
 
 TRANSACTIONS, CHARGEBACKS = events(seed=3, count=400)
-LATER = sorted(
-    (row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL),
-    key=lambda row: row["created_timestamp"],
-)
+LATER = after_load(TRANSACTIONS)
 ROW = LATER[0]
-IDS = iter(range(10**6))
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("routes")
-    with deployed(folder, TRANSACTIONS, CHARGEBACKS) as store:
-        make_bundle(folder / "bundle", store)
+    with with_bundle(folder, TRANSACTIONS, CHARGEBACKS):
         yield folder
 
 
 @pytest.fixture(scope="module")
 def serving(home):
-    champions = Champions(alias=lambda: "7", load=lambda version: Bundle.load(home / "bundle"))
-    with closing(Serving.open(champions)) as one:
+    with closing(opened(home)) as one:
         yield one
 
 
@@ -55,7 +48,7 @@ def client(serving):
 
 
 def fresh(row=ROW, **changes):
-    return body_of(row, transaction_id=f"fresh{next(IDS)}", **changes)
+    return deployments.fresh(row, **changes)
 
 
 def journalled(home):
@@ -239,7 +232,7 @@ def test_without_a_champion_there_are_no_features_to_ask_for(client, serving, mo
 
 
 def test_a_decision_is_shown_with_all_it_was_made_from(client, home):
-    request = {**fresh(), "transaction_id": f"a decision/with ü {next(IDS)}"}
+    request = fresh(transaction_id="a decision/with ü")
     answer = client.post("/v1/score", json=request).json()
     shown = client.get(f"/v1/decisions/{quote(request['transaction_id'], safe='')}").json()
     line = next(

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +27,17 @@ from feature_repo.windows import embedded
 from feature_repo.windows.plan import OnlinePlan
 from feature_repo.windows.wire import command, exchange
 from pipelines.load_journal import load_journal
-from tests.deployments import LOADED_UNTIL, SERVICE, body_of, deployed, events, make_bundle, wait_for
+from tests import deployments
+from tests.deployments import (
+    LOADED_UNTIL,
+    SERVICE,
+    after_load,
+    body_of,
+    events,
+    opened,
+    wait_for,
+    with_bundle,
+)
 from tests.faults import full_disk, standing_still
 from training.bundle import Bundle
 from training.policy import Policy
@@ -35,43 +45,24 @@ from training.policy import Policy
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COORDINATES = ("customer_latitude", "customer_longitude", "terminal_latitude", "terminal_longitude")
 TRANSACTIONS, CHARGEBACKS = events()
-LATER = sorted(
-    (row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL),
-    key=lambda row: row["created_timestamp"],
-)
-
-
-@contextmanager
-def with_bundle(home):
-    """A deployment, and a bundle in ``home/bundle``."""
-    with deployed(home, TRANSACTIONS, CHARGEBACKS) as store:
-        make_bundle(home / "bundle", store)
-        yield home
+LATER = after_load(TRANSACTIONS)
 
 
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory):
-    with with_bundle(tmp_path_factory.mktemp("scoring")) as home:
+    home = tmp_path_factory.mktemp("scoring")
+    with with_bundle(home, TRANSACTIONS, CHARGEBACKS):
         yield home
-
-
-def opened(home):
-    return Serving.open(Champions(alias=lambda: "7", load=lambda version: Bundle.load(home / "bundle")))
 
 
 @pytest.fixture
 def serving(deployment):
-    one = opened(deployment)
-    yield one
-    one.close()
-
-
-IDS = iter(range(10**6))
+    with closing(opened(deployment)) as one:
+        yield one
 
 
 def fresh(row=LATER[0], **changes):
-    """A request like the row's, under an id never used."""
-    return body_of(row, transaction_id=f"fresh{next(IDS)}", **changes)
+    return deployments.fresh(row, **changes)
 
 
 def send(serving, verb, request):
@@ -119,7 +110,7 @@ def test_served_features_are_the_offline_ones_to_the_bit(tmp_path):
     reported = [row for row in CHARGEBACKS if row["created_timestamp"] >= LOADED_UNTIL]
     arrivals = sorted([*LATER, *reported], key=lambda row: row["created_timestamp"])
     # In a home of its own: afterwards its states no longer reach back to where the other tests score.
-    with with_bundle(tmp_path), closing(opened(tmp_path)) as serving:
+    with with_bundle(tmp_path, TRANSACTIONS, CHARGEBACKS), closing(opened(tmp_path)) as serving:
         for row in arrivals:
             if "reason_code" in row:
                 sent = {name: value for name, value in row.items() if name != "event_day"}

@@ -3,24 +3,20 @@
 import json
 import time
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 import redis
 
-from bento.champion import Champions
-from bento.serving import Serving
 from feature_repo.journal import read_decisions
 from feature_repo.settings import settings
 from feature_repo.store import apply_definitions, open_store
-from tests.deployments import LOADED_UNTIL, START, body_of, events, fill_lake, make_bundle, wait_for
+from tests.deployments import LOADED_UNTIL, START, events, fill_lake, live, make_bundle, opened, wait_for
 from tests.faults import standing_still
 from tests.redis_servers import server
-from training.bundle import Bundle
 
 TRANSACTIONS, CHARGEBACKS = events(seed=8, count=200)
 ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
-IDS = iter(range(10**6))
 
 
 @pytest.fixture
@@ -37,17 +33,15 @@ def port(home, monkeypatch):
 
 
 def score(serving):
-    row = {**ROW, "event_timestamp": datetime.now(UTC), "created_timestamp": None}
-    body = json.dumps(body_of(row, transaction_id=f"live{next(IDS)}", customer_id="early")).encode()
+    body = json.dumps(live(ROW, customer_id="early")).encode()
     return json.loads(serving.answer("score", body, time.perf_counter_ns()).body)
 
 
 def test_it_answers_by_the_default_and_recovers_by_itself(home, port):
     with redis.Redis(port=port) as client:
         pid = int(client.info("server")["process_id"])
-    champions = Champions(alias=lambda: "7", load=lambda version: Bundle.load(home / "bundle"))
     with standing_still(pid):
-        serving = Serving.open(champions)
+        serving = opened(home)
         answers = [score(serving) for _ in range(3)]
         assert {(each["decision"], each["degraded"]) for each in answers} == {("review", "no-model")}
         assert {tuple(each["reasons"]) for each in answers} == {("NO_MODEL",)}
