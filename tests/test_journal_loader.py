@@ -8,8 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import duckdb
 import pytest
@@ -20,73 +18,13 @@ from feature_repo.journal_loader import JournalLoader
 from feature_repo.journal_rows import lake_decisions
 from feature_repo.lake import TABLES, snapshot
 from feature_repo.lake_writer import position
-
-START = datetime(2025, 3, 1, tzinfo=UTC)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def us(instant):
-    return (instant - EPOCH) // timedelta(microseconds=1)
-
-
-def transaction(number):
-    at = START + timedelta(hours=number % 40, microseconds=number)
-    return {
-        "transaction_id": f"t{number}",
-        "event_timestamp": at,
-        "customer_id": f"c{number % 7}",
-        "terminal_id": "m1",
-        "amount": Decimal("12.3400"),
-        "currency": "USD",
-        "amount_usd_cents": 1234 + number,
-        "status": "approved",
-        "channel": None,
-        "category": "grocery",
-        "customer_latitude": 1 / 3,
-        "customer_longitude": None,
-        "terminal_latitude": None,
-        "terminal_longitude": None,
-        "created_timestamp": at + timedelta(microseconds=1),
-        "scored_timestamp": None,
-    }
-
-
-def chargeback(number):
-    row = transaction(number)
-    kept = ("transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount_usd_cents")
-    reported = row["event_timestamp"] + timedelta(days=7)
-    return {name: row[name] for name in kept} | {"reason_code": "10.4", "created_timestamp": reported}
-
-
-def decision(number, **changes):
-    row = transaction(number)
-    return {
-        "transaction_id": row["transaction_id"],
-        "content": "0" * 32,
-        "event_timestamp_us": us(row["event_timestamp"]),
-        "known_as_of_us": us(row["event_timestamp"]) + 1,
-        "customer_id": row["customer_id"],
-        "terminal_id": row["terminal_id"],
-        "request": {"amount_usd_cents": row["amount_usd_cents"], "customer_latitude": None},
-        "features": {"a": number / 3, "b": None, "c": 0.1 + 0.2},
-        "score": 1 / (number + 3),
-        "decision": "review",
-        "model_name": "fraud",
-        "model_version": "7",
-        "policy": {"review_cost_cents": 300.0},
-        "definitions_digest": "d" * 64,
-        "feature_service": "fraud_v1",
-        "state_seen": {"customer_activity": number},
-        "degraded": None,
-        "created_timestamp_us": us(row["created_timestamp"]),
-        "latency_us": 400,
-        "decided_at_us": us(row["created_timestamp"]) + 5,
-    } | changes
+from feature_repo.windows.scalars import to_microseconds
+from tests.journals import START, assert_loaded, decision, ids, transaction, write
 
 
 @pytest.fixture
 def journal(tmp_path):
-    opened = Journal(tmp_path / "journal", lambda: us(START))
+    opened = Journal(tmp_path / "journal", lambda: to_microseconds(START))
     yield opened
     opened.close()
 
@@ -94,25 +32,6 @@ def journal(tmp_path):
 @pytest.fixture
 def lake(tmp_path):
     return tmp_path / "lake"
-
-
-def write(journal, numbers):
-    for number in numbers:
-        journal.event("transactions", transaction(number))
-        journal.decision(decision(number))
-        if number % 3 == 0:
-            journal.event("chargebacks", chargeback(number))
-
-
-def ids(lake, table):
-    return sorted(DeltaTable(str(lake / table)).to_pyarrow_table()["transaction_id"].to_pylist())
-
-
-def assert_loaded(lake, numbers):
-    """Exactly these, each once."""
-    every = sorted(f"t{number}" for number in numbers)
-    assert ids(lake, "transactions") == ids(lake, "decisions") == every
-    assert ids(lake, "chargebacks") == sorted(f"t{number}" for number in numbers if number % 3 == 0)
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 1000, 10**6])

@@ -19,7 +19,7 @@ from feature_repo.journal_loader import JournalLoader
 from feature_repo.lake_writer import version_of
 from feature_repo.settings import PROJECT_ROOT
 from tests.deployments import wait_for
-from tests.test_journal_loader import assert_loaded, ids, write
+from tests.journals import assert_loaded, ids, write
 from tests.test_service_metrics import shown
 
 
@@ -115,7 +115,7 @@ from bento.metrics import Metrics
 from feature_repo.journal import Journal
 from feature_repo.lake_writer import version_of
 from feature_repo.settings import settings
-from tests.test_journal_loader import write
+from tests.journals import write
 LakeLoading(Metrics()).start()
 write(Journal(settings().journal), range(3))
 while version_of(settings().lake, "decisions") is None:

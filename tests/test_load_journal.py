@@ -1,9 +1,7 @@
 """Recorded events become rows of the lake exactly once."""
 
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -14,47 +12,12 @@ from deltalake import Field as DeltaField
 from feature_repo.journal import Journal
 from feature_repo.lake import TRANSACTIONS, snapshot
 from pipelines.load_journal import load_journal
-
-START = datetime(2025, 3, 1, 12, 0, 0, 123457, tzinfo=UTC)
-
-
-def transaction(number: int, **changes: Any) -> dict[str, Any]:
-    at = START + timedelta(hours=number)
-    row = {
-        "transaction_id": f"t{number}",
-        "event_timestamp": at,
-        "customer_id": f"c{number % 3}",
-        "terminal_id": "m1",
-        "amount": Decimal("12.3400"),
-        "currency": "USD",
-        "amount_usd_cents": 1234,
-        "status": "approved",
-        "channel": None,
-        "category": "grocery",
-        "customer_latitude": 1 / 3,
-        "customer_longitude": None,
-        "terminal_latitude": None,
-        "terminal_longitude": None,
-        "created_timestamp": at + timedelta(microseconds=1),
-        "scored_timestamp": None,
-    }
-    return row | changes
-
-
-def chargeback(number: int) -> dict[str, Any]:
-    row = transaction(number)
-    kept = ("transaction_id", "event_timestamp", "customer_id", "terminal_id", "amount_usd_cents")
-    reported = row["event_timestamp"] + timedelta(days=7)
-    return {name: row[name] for name in kept} | {"reason_code": "10.4", "created_timestamp": reported}
+from tests.journals import START, chargeback, ids, transaction
 
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "journal", clock_us=lambda: 1_740_000_000_000_000)
-
-
-def ids(path: Path) -> list[str]:
-    return sorted(DeltaTable(str(path)).to_pyarrow_table()["transaction_id"].to_pylist())
 
 
 def test_events_arrive_once_however_often_they_are_journalled_and_loaded(
@@ -70,7 +33,7 @@ def test_events_arrive_once_however_often_they_are_journalled_and_loaded(
         {"transactions": 3, "chargebacks": 1},
     )
     assert second.added == {"transactions": 0, "chargebacks": 0}
-    assert ids(tmp_path / "lake" / "transactions") == ["t1", "t2", "t3"]
+    assert ids(tmp_path / "lake", "transactions") == ["t1", "t2", "t3"]
     assert DeltaTable(str(tmp_path / "lake" / "transactions")).version() == 0
 
 
@@ -79,7 +42,7 @@ def test_the_size_of_batches_changes_nothing(journal: Journal, tmp_path: Path, b
     for number in (1, 2, 1, 30, 31):
         journal.event("transactions", transaction(number))
     assert load_journal(journal.folder, tmp_path / "lake", batch=batch).added["transactions"] == 4
-    assert ids(tmp_path / "lake" / "transactions") == ["t1", "t2", "t30", "t31"]
+    assert ids(tmp_path / "lake", "transactions") == ["t1", "t2", "t30", "t31"]
 
 
 def test_values_arrive_to_the_bit(journal: Journal, tmp_path: Path) -> None:
@@ -102,7 +65,7 @@ def test_an_event_of_the_lake_is_left_as_it_is_and_a_difference_is_counted(
     report = load_journal(journal.folder, tmp_path / "lake")
     assert (report.added["transactions"], report.differing["transactions"]) == (1, 1)
     found = DeltaTable(str(path)).to_pyarrow_table().sort_by("transaction_id")
-    assert found["amount_usd_cents"].to_pylist() == [1234, 1234, 1234]
+    assert found["amount_usd_cents"].to_pylist() == [transaction(n)["amount_usd_cents"] for n in (1, 2, 3)]
     assert found["category"].to_pylist() == ["grocery"] * 3
 
 
@@ -112,7 +75,7 @@ def test_of_one_id_with_two_contents_the_first_line_counts(journal: Journal, tmp
     report = load_journal(journal.folder, tmp_path / "lake")
     assert (report.added["transactions"], report.differing["transactions"]) == (1, 1)
     found = DeltaTable(str(tmp_path / "lake" / "transactions")).to_pyarrow_table()
-    assert found["amount_usd_cents"].to_pylist() == [1234]
+    assert found["amount_usd_cents"].to_pylist() == [transaction(1)["amount_usd_cents"]]
 
 
 def test_a_half_written_last_line_is_counted_and_waits_for_the_next_load(

@@ -18,7 +18,7 @@ from pipelines.serve import running_service
 from tests import deployments
 from tests.asgi import problem_of
 from tests.deployments import after_load, deployed, events, ready, registered, wait_for, worker_pid
-from tests.test_journal_loader import ids
+from tests.journals import ids
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=5, count=400)
