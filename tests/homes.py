@@ -1,8 +1,9 @@
-"""FRAUD_HOME for the length of a test or a module."""
+"""FRAUD_HOME for the length of a test or a module, and the Valkey server in it."""
 
 from contextlib import contextmanager
 
 import pytest
+import redis
 
 from feature_repo.windows import embedded
 
@@ -21,3 +22,8 @@ def fraud_home(path):
             yield path
         finally:
             embedded.stop(path)
+
+
+def client_of(home):
+    """A client of the home's Valkey server, which is started unless it runs."""
+    return redis.Redis(unix_socket_path=str(embedded.ensure_running(home)))

@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-import redis
 
 from feature_repo.windows import embedded
+from tests.faults import pid_of
+from tests.homes import client_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ENSURE = (
@@ -46,15 +47,6 @@ def record(home):
     return json.loads((home / "valkey" / "server.json").read_text())
 
 
-def client(home):
-    return redis.Redis(unix_socket_path=str(embedded.ensure_running(home)))
-
-
-def pid(home):
-    with client(home) as server:
-        return int(server.info("server")["process_id"])
-
-
 def in_another_process(home, tmpdir):
     environment = {**os.environ, "TMPDIR": str(tmpdir), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -64,7 +56,7 @@ def in_another_process(home, tmpdir):
 
 def kill(home):
     """SIGKILL to the server; returns once it is gone."""
-    number = pid(home)
+    number = pid_of(home)
     os.kill(number, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while embedded._lives(home / "valkey") and time.monotonic() < deadline:
@@ -74,7 +66,7 @@ def kill(home):
 
 def test_the_record_names_the_socket_and_the_process(home):
     socket = embedded.ensure_running(home)
-    assert record(home) == {"socket": str(socket), "pid": pid(home)}
+    assert record(home) == {"socket": str(socket), "pid": pid_of(home)}
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o710, 0o777])
@@ -119,11 +111,11 @@ def test_nobody_is_connected_to_in_a_folder_that_is_not_private(home, temporary,
 
 
 def test_a_process_with_another_temporary_folder_finds_the_same_server(home, temporary):
-    socket, number = embedded.ensure_running(home), pid(home)
+    socket, number = embedded.ensure_running(home), pid_of(home)
     other = in_another_process(home, temporary("second"))
     assert other.communicate(timeout=60)[0].strip() == str(socket)
     assert embedded.ensure_running(home) == socket
-    assert pid(home) == number
+    assert pid_of(home) == number
 
 
 def test_two_processes_at_once_come_to_one_server(home, temporary):
@@ -134,17 +126,17 @@ def test_two_processes_at_once_come_to_one_server(home, temporary):
 
 
 def test_a_killed_server_is_started_again_with_its_data(home):
-    with client(home) as server:
+    with client_of(home) as server:
         server.set("written", "before")
     killed = kill(home)
-    with client(home) as server:
+    with client_of(home) as server:
         assert server.get("written") == b"before"
-    assert pid(home) != killed
+    assert pid_of(home) != killed
 
 
 def test_a_killed_server_comes_back_to_the_socket_that_its_clients_know(home, temporary):
     socket = embedded.ensure_running(home)
-    with client(home) as old:
+    with client_of(home) as old:
         old.set("written", "before")
         kill(home)
         temporary("second")
@@ -162,7 +154,7 @@ def test_a_killed_server_whose_folder_is_gone_is_started_where_there_is_one(home
 
 
 def test_no_second_server_is_started_beside_one_that_hangs(home, temporary, monkeypatch):
-    socket, number = embedded.ensure_running(home), pid(home)
+    socket, number = embedded.ensure_running(home), pid_of(home)
     monkeypatch.setattr(embedded, "_START_SECONDS", 0.5)
     os.kill(number, signal.SIGSTOP)
     temporary("second")
@@ -173,15 +165,15 @@ def test_no_second_server_is_started_beside_one_that_hangs(home, temporary, monk
         os.kill(number, signal.SIGCONT)
     monkeypatch.undo()
     assert embedded.ensure_running(home) == socket
-    assert pid(home) == number
+    assert pid_of(home) == number
 
 
 def test_a_server_that_answers_late_is_waited_for(home, monkeypatch):
-    socket, number = embedded.ensure_running(home), pid(home)
+    socket, number = embedded.ensure_running(home), pid_of(home)
     answers, tries = embedded._answers, iter(range(100))
     monkeypatch.setattr(embedded, "_answers", lambda path: next(tries) >= 5 and answers(path))
     assert embedded.ensure_running(home) == socket
-    assert pid(home) == number
+    assert pid_of(home) == number
 
 
 def test_a_record_that_cannot_be_read_is_no_record(home):

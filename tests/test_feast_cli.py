@@ -7,14 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import redis
 
 from feature_repo.settings import PROJECT_ROOT
 from feature_repo.store import open_store
-from feature_repo.windows import embedded
 from feature_repo.windows.plan import OnlinePlan
 from pipelines.simulate import run
-from tests.homes import fraud_home
+from tests.homes import client_of, fraud_home
 
 VIEWS = {
     "customer_activity",
@@ -138,7 +136,7 @@ def test_a_plan_of_what_is_applied_says_that_nothing_changes(said):
 
 def test_delete_and_teardown_leave_nothing_in_redis(said, home):
     """The last test: it ends what the others read."""
-    client = redis.Redis(unix_socket_path=str(embedded.ensure_running(home)))
+    client = client_of(home)
     assert client.keys("window:fraud:pair_activity:*")
     assert "Deleted" in output(feast(home.parent, "delete", "pair_activity"))
     assert client.keys("window:fraud:pair_activity:*") == []

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import signal
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -11,7 +9,6 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
-import redis
 
 import bento.catching_up
 import bento.recording
@@ -21,11 +18,11 @@ from bento.problem import Problem
 from bento.recording import Recording
 from bento.replaying import Replaying, marks_key
 from feature_repo.journal import Journal, read_decisions, read_events, writer_name
-from feature_repo.windows import embedded
 from feature_repo.windows.recorder import Written
 from pipelines.backfill import backfill
 from tests.deployments import LOADED_UNTIL, events, live, opened, wait_for, with_bundle
-from tests.faults import standing_still
+from tests.faults import forgotten, kill, pid_of, standing_still
+from tests.homes import client_of
 
 TRANSACTIONS, CHARGEBACKS = events(seed=4, count=300)
 ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
@@ -66,25 +63,6 @@ def settled(serving, customer):
     answers = []
     wait_for(lambda: answers.append(score(serving, customer)) or answers[-1]["degraded"] is None)
     return answers[-1]
-
-
-def client_of(home):
-    return redis.Redis(unix_socket_path=str(embedded.socket_path(home)))
-
-
-def pid_of(home):
-    with client_of(home) as client:
-        return int(client.info("server")["process_id"])
-
-
-def kill(home, *, and_its_file=False):
-    """The server dies as by a loss of power, and is started again."""
-    pid = pid_of(home)
-    if and_its_file:
-        # Before the kill: a service that runs starts the server again at once.
-        shutil.rmtree(home / "valkey" / "appendonlydir")
-    os.kill(pid, signal.SIGKILL)
-    embedded.ensure_running(home)
 
 
 def counted(serving, name):
@@ -148,19 +126,13 @@ def test_a_server_that_was_killed_comes_back_with_its_file_and_nothing_is_missin
 
 
 def test_a_store_that_lost_its_last_moments_gets_them_from_the_journal(home, serving):
-    """As after a failover to a replica that was behind: events and marks of the last moments are gone, the rest is there."""
-    with client_of(home) as client:
-        score(serving, "behind")
-        serving.recording.catching_up.look()
-        older = {key: client.dump(key) for key in client.keys("*") if client.type(key) != b"none"}
+    """Events and marks of the last moments are gone, the rest is there."""
+    score(serving, "behind")
+    serving.recording.catching_up.look()
+    with forgotten(home):
         for _ in range(3):
             score(serving, "behind")
         serving.recording.catching_up.look()
-        client.flushall()
-        for key, value in older.items():
-            client.restore(key, 0, value)
-        client.bgrewriteaof()
-    kill(home)
     answer = settled(serving, "behind")
     before = [line for line in read_decisions(home / "journal") if line["customer_id"] == "behind"]
     assert len(before) >= 5
@@ -171,17 +143,11 @@ def test_a_store_that_lost_its_last_moments_is_not_marked_before_it_is_known_for
     """Nobody asks for anything between its return and the next look: what was recorded last must not be marked as there."""
     monkeypatch.setattr(bento.catching_up, "_POLL_S", 3600.0)
     with closing(opened(home)) as one:
-        with client_of(home) as client:
-            score(one, "unasked")
-            one.recording.catching_up.look()
-            older = {key: client.dump(key) for key in client.keys("*") if client.type(key) != b"none"}
+        score(one, "unasked")
+        one.recording.catching_up.look()
+        with forgotten(home):
             for _ in range(3):
                 score(one, "unasked")
-            client.flushall()
-            for key, value in older.items():
-                client.restore(key, 0, value)
-            client.bgrewriteaof()
-        kill(home)
         one.recording.catching_up.look()
         answer = settled(one, "unasked")
         assert seen(home, answer) == 4

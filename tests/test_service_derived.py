@@ -4,8 +4,6 @@ One of them is taken over by chargebacks: confirmed frauds at a terminal that a 
 """
 
 import json
-import os
-import signal
 import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -16,7 +14,6 @@ import duckdb
 import httpx
 import pandas as pd
 import pytest
-import redis
 from feast import FeatureService
 
 from bento.online import online_client
@@ -33,7 +30,6 @@ from feature_repo.on_demand import spending
 from feature_repo.settings import settings
 from feature_repo.sources import chargebacks, transactions
 from feature_repo.store import open_store
-from feature_repo.windows import embedded
 from feature_repo.windows.derived import derive
 from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.view import windowed_view
@@ -43,6 +39,7 @@ from pipelines.parity import parity
 from pipelines.replay import replay
 from pipelines.serve import running_service
 from tests.deployments import END, LOADED_UNTIL, START, body_of, deployed, events, registered
+from tests.faults import pid_of, standing_still
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=11, count=120)
@@ -271,13 +268,8 @@ def test_what_waited_for_the_store_is_taken_over_too(home, serving):
     """And without its index the journal tells the same."""
     row = {**TRANSACTIONS[0], "created_timestamp": None, "event_timestamp": datetime.now(UTC)}
     first, second = (json.dumps(body_of(row, transaction_id=name)).encode() for name in ("waits", "next"))
-    with redis.Redis(unix_socket_path=str(embedded.socket_path(home))) as client:
-        pid = int(client.info("server")["process_id"])
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(pid_of(home)):
         assert json.loads(serving.answer("score", first, 0).body)["degraded"] == "features-unavailable"
-    finally:
-        os.kill(pid, signal.SIGCONT)
     with pytest.raises(Problem, match="nothing was done; send the same again"):
         chargeback(serving, "waits")
     time.sleep(PAUSE_S)

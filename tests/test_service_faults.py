@@ -24,8 +24,7 @@ from pipelines.parity import parity
 from pipelines.serve import running_service
 from tests import deployments
 from tests.deployments import LOADED_UNTIL, deployed, events, opened, ready, registered, wait_for, worker_pid
-from tests.faults import full_disk, standing_still
-from tests.test_service_catching_up import kill, pid_of
+from tests.faults import full_disk, kill, pid_of, standing_still
 from training.registry import promote
 from training.rollout import Rollout
 from training.rollout_registry import RolloutRegistry

@@ -9,7 +9,6 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-import redis
 import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -20,9 +19,9 @@ from starlette.routing import Match, Route
 from bento.app import create_app
 from bento.openapi import BENTOML, document
 from bento.problem import KINDS
-from feature_repo.windows import embedded
 from tests.asgi import Client, kind_of
 from tests.deployments import after_load, body_of, events, opened, with_bundle
+from tests.homes import client_of
 
 TRANSACTIONS, CHARGEBACKS = events(seed=4, count=150)
 ROW = after_load(TRANSACTIONS)[0]
@@ -62,7 +61,7 @@ def state(home):
     """The app serves; gives what the service has recorded so far, in Redis, journal and index."""
     with (
         closing(opened(home)) as serving,
-        redis.Redis(unix_socket_path=str(embedded.socket_path(home))) as client,
+        client_of(home) as client,
     ):
         APP.state.serving = serving
 

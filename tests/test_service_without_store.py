@@ -12,7 +12,7 @@ from feature_repo.journal import read_decisions
 from feature_repo.settings import settings
 from feature_repo.store import apply_definitions, open_store
 from tests.deployments import LOADED_UNTIL, START, events, fill_lake, live, make_bundle, opened, wait_for
-from tests.faults import standing_still
+from tests.faults import server_pid, standing_still
 from tests.redis_servers import server
 
 TRANSACTIONS, CHARGEBACKS = events(seed=8, count=200)
@@ -39,7 +39,7 @@ def score(serving):
 
 def test_it_answers_by_the_default_and_recovers_by_itself(home, port):
     with redis.Redis(port=port) as client:
-        pid = int(client.info("server")["process_id"])
+        pid = server_pid(client)
     with standing_still(pid):
         serving = opened(home)
         answers = [score(serving) for _ in range(3)]

@@ -5,12 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.windows.compaction import Compactor
-from feature_repo.windows.embedded import ensure_running
 from feature_repo.windows.head import SIZES, Sizes
 from feature_repo.windows.history_writer import HistoryWriter
 from feature_repo.windows.keys import distinct_key, parts_key, state_key, view_prefix
@@ -20,6 +18,7 @@ from feature_repo.windows.scalars import event_number, value_code
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from tests import oracle
 from tests.deliveries import DAY, TINY, rows_of, steady
+from tests.homes import client_of
 from tests.state_bytes import sealed_of
 from tests.test_windows_oracle import expected, plain
 from tests.timelines import SECOND, START, asks, every_function, micros, streams
@@ -29,7 +28,7 @@ COUNTER = iter(range(10**6))
 
 @pytest.fixture(scope="module")
 def client(module_home):
-    return redis.Redis(unix_socket_path=str(ensure_running(module_home)))
+    return client_of(module_home)
 
 
 class Deployment:
