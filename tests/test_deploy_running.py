@@ -17,7 +17,6 @@ import httpx
 import pytest
 import yaml
 from numba.core.caching import UserProvidedCacheLocator
-from prometheus_client.parser import text_string_to_metric_families
 
 from bento.api_keys import create_key
 from feature_repo.settings import PROJECT_ROOT
@@ -34,6 +33,7 @@ from tests.deployments import (
     registered,
     wait_for,
 )
+from tests.exposition import samples
 from tests.test_deploy_files import DASHBOARD, DEPLOY, LOCK, RULES
 from training.registry import promote
 
@@ -116,12 +116,7 @@ def compiled(bento):
 
 def shown(url, keys):
     """One scrape, by whichever worker takes the connection: samples by name and labels."""
-    text = httpx.get(f"{url}/metrics", headers=keys["metrics"]).text
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    return samples(httpx.get(f"{url}/metrics", headers=keys["metrics"]).text)
 
 
 def fresh(**changes):

@@ -4,7 +4,7 @@ import random
 
 from bento.journal_lag import JournalLag
 from bento.metrics import Metrics
-from tests.test_service_metrics import shown
+from tests.exposition import shown
 
 
 class Journal:

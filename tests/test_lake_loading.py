@@ -19,8 +19,8 @@ from feature_repo.journal_loader import JournalLoader
 from feature_repo.lake_writer import version_of
 from feature_repo.settings import PROJECT_ROOT
 from tests.deployments import wait_for
+from tests.exposition import shown
 from tests.journals import assert_loaded, ids, write
-from tests.test_service_metrics import shown
 
 
 @pytest.fixture

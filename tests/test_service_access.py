@@ -19,6 +19,7 @@ from bento.scopes import ANY, OPEN, route_of, scope_of
 from bento.service_settings import ServiceSettings, service_settings
 from bento.trace_export import Sampling
 from bento.tracing import Tracing
+from tests.exposition import shown
 from tests.test_api_keys import NOW, Clock
 
 LOCAL, REMOTE = ("127.0.0.1", 5), ("203.0.113.7", 5)
@@ -274,9 +275,9 @@ def test_who_is_refused_is_logged_once_a_second_at_most(path, caplog):
 def test_refusals_are_counted_by_their_kind(path):
     service = Service(path)
     service.send("/v1/score", client=REMOTE)
-    text = service.state.serving.metrics.exposition()[0].decode()
-    assert 'fraud_problems_total{kind="forbidden"} 1.0' in text
-    assert 'fraud_answers_total{status="403",verb="gate"} 1.0' in text
+    found = shown(service.state.serving.metrics)
+    assert found["fraud_problems_total", "forbidden"] == 1
+    assert found["fraud_answers_total", "403", "gate"] == 1
 
 
 def test_nothing_but_http_is_answered(path):

@@ -21,6 +21,7 @@ from feature_repo.journal import Journal, read_decisions, read_events, writer_na
 from feature_repo.windows.recorder import Written
 from pipelines.backfill import backfill
 from tests.deployments import LOADED_UNTIL, events, live, opened, wait_for, with_bundle
+from tests.exposition import shown
 from tests.faults import forgotten, kill, pid_of, standing_still
 from tests.homes import client_of
 
@@ -65,11 +66,6 @@ def settled(serving, customer):
     return answers[-1]
 
 
-def counted(serving, name):
-    lines = serving.metrics.exposition()[0].decode().splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
-
-
 def test_events_that_a_process_took_with_it_are_recorded_by_the_next_one(home):
     """They waited for the store in memory, which the process, as if it had been killed, never came to write."""
     with closing(opened(home)) as one:
@@ -80,7 +76,7 @@ def test_events_that_a_process_took_with_it_are_recorded_by_the_next_one(home):
         one.recording._backlog.clear()
         one.recording._overflowed = True  # so that it does not say that all is recorded
     with closing(opened(home)) as another:
-        assert counted(another, "fraud_events_recorded_again_total") >= 3
+        assert shown(another.metrics)["fraud_events_recorded_again_total",] >= 3
         answer = score(another, "taken along")
         assert (answer["degraded"], seen(home, answer)) == (None, 4)
 
@@ -89,7 +85,7 @@ def test_what_is_marked_is_not_recorded_again(home):
     with closing(opened(home)) as one:
         score(one, "marked")
     with closing(opened(home)) as another:
-        assert counted(another, "fraud_events_recorded_again_total") == 0
+        assert shown(another.metrics)["fraud_events_recorded_again_total",] == 0
 
 
 def test_without_marks_the_journal_is_recorded_again_from_the_end_of_the_load_and_counts_once(home):
@@ -100,7 +96,7 @@ def test_without_marks_the_journal_is_recorded_again_from_the_end_of_the_load_an
         client.delete(marks_key("fraud"), *client.keys("*:journal"))
     with closing(opened(home)) as another:
         written = sum(1 for _ in read_events(home / "journal"))
-        assert counted(another, "fraud_events_recorded_again_total") == written
+        assert shown(another.metrics)["fraud_events_recorded_again_total",] == written
         answer = score(another, "unmarked")
         assert (answer["degraded"], seen(home, answer)) == (None, 2)
 
@@ -198,7 +194,7 @@ def test_an_empty_store_is_noticed_at_once_and_read_again_when_history_is_loaded
     assert {answer["score"] for answer in degraded} == {None}
     assert {answer["degraded"] for answer in degraded} <= {"state-lost", "store-catching-up"}
     wait_for(lambda: score(serving, customer)["degraded"] == "state-lost")
-    assert counted(serving, "fraud_store_whole") == 0
+    assert shown(serving.metrics)["fraud_store_whole",] == 0
     with pytest.raises(Problem) as raised:
         send(serving, "features", {"customer_id": customer, "terminal_id": "m1"})
     assert (raised.value.status, "state" in raised.value.detail) == (503, True)
@@ -206,4 +202,4 @@ def test_an_empty_store_is_noticed_at_once_and_read_again_when_history_is_loaded
     answer = settled(serving, customer)
     before = [line for line in read_decisions(home / "journal") if line["customer_id"] == customer]
     assert seen(home, answer) == len(before) - 1
-    assert counted(serving, "fraud_store_whole") == 1
+    assert shown(serving.metrics)["fraud_store_whole",] == 1

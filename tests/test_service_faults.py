@@ -24,6 +24,7 @@ from pipelines.parity import parity
 from pipelines.serve import running_service
 from tests import deployments
 from tests.deployments import LOADED_UNTIL, deployed, events, opened, ready, registered, wait_for, worker_pid
+from tests.exposition import samples
 from tests.faults import full_disk, kill, pid_of, standing_still
 from training.registry import promote
 from training.rollout import Rollout
@@ -206,14 +207,7 @@ def test_the_journal_s_disk_is_full(home, url):
             load.until(lambda answers: sum(a["degraded"] == "journal-in-memory" for a in answers) > 20)
             recorded = httpx.post(f"{url}/v1/transactions", json=live("full0"))
             assert (recorded.status_code, recorded.headers["retry-after"]) == (503, "1")
-            waiting = float(
-                next(
-                    line
-                    for line in httpx.get(f"{url}/metrics").text.splitlines()
-                    if line.startswith("fraud_journal_waiting_lines ")
-                ).split()[1]
-            )
-            assert waiting > 20
+            assert samples(httpx.get(f"{url}/metrics").text)["fraud_journal_waiting_lines",] > 20
         load.until_well()
     load.check(home)
     assert set(load.degraded) == {"journal-in-memory"}

@@ -19,7 +19,7 @@ from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.plan import OnlinePlan
 from tests.asgi import Client
 from tests.deployments import LOADED_UNTIL, SERVICE, deployed, events
-from tests.test_service_metrics import shown
+from tests.exposition import shown
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from monitoring.beside import record_beside
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
 from tests.deployments import LOADED_UNTIL, after_load, body_of, deployed, events, fresh, make_bundle
+from tests.exposition import shown
 from tests.windows_project import online_client
 from training.bundle import Bundle
 from training.ledger import Ledger
@@ -177,10 +178,8 @@ def test_customers_are_shared_between_the_models_by_a_sticky_hash(deployment, sh
     assert theirs != set(customers)
     with service(shelf) as serving:
         lines = [score(serving, customer_id=customer)[1] for customer in customers]
-        exposed = serving.metrics.exposition()[0].decode().splitlines()
-    counted = [
-        float(text.rsplit(" ", 1)[1]) for text in exposed if text.startswith("fraud_arm_decisions_total")
-    ]
+        found = shown(serving.metrics)
+    counted = [value for (name, *_), value in found.items() if name == "fraud_arm_decisions_total"]
     assert sum(counted) == len(customers)
     for customer, line in zip(customers, lines, strict=True):
         version, arm = ("3", "challenger") if customer in theirs else ("1", "champion")
@@ -319,10 +318,10 @@ def test_a_challenger_that_fails_costs_nothing_and_ends_its_rollout(deployment, 
         assert beside.rollouts.refresh()
         assert beside.rollouts.current is None
         assert beside.model()["rollout"]["ended"]["guard"] == "error rate"
-        exposed = serving.metrics.exposition()[0].decode()
-        assert 'fraud_rollout_ended_total{guard="error rate"} 1.0' in exposed
-        assert "fraud_challenger_errors_total 5.0" in exposed
-        assert 'fraud_rollout_info{challenger="",mode="champion"} 1.0' in exposed
+        found = shown(serving.metrics)
+        assert found["fraud_rollout_ended_total", "error rate"] == 1
+        assert found["fraud_challenger_errors_total",] == 5
+        assert found["fraud_rollout_info", "", "champion"] == 1
     (entry,) = Ledger(tmp_path / "one").entries()
     assert (entry["id"], entry["change"]) == (f"ended:{document.id}", "rollback")
     assert (entry["from"]["mode"], entry["from"]["challenger"], entry["to"]["mode"]) == (
@@ -375,12 +374,12 @@ def test_a_broken_artifact_is_refused_and_said_and_comes_in_when_it_is_mended(de
     # A process that has ended refuses nothing.
     assert look_of({}, shelf.tags).refused == {}
     with service(shelf) as serving:
-        assert "fraud_rollout_refused 1.0" in serving.metrics.exposition()[0].decode()
+        assert shown(serving.metrics)["fraud_rollout_refused",] == 1
         (tmp_path / "four" / "model.onnx").write_bytes(whole)
         assert any(serving.rollouts.refresh() for _ in range(20))
         assert serving.rollouts.current.rollout == document
         assert look_of({}, shelf.tags).refused == {}
-        assert "fraud_rollout_refused 0.0" in serving.metrics.exposition()[0].decode()
+        assert shown(serving.metrics)["fraud_rollout_refused",] == 0
 
 
 def test_a_challenger_without_history_is_refused(deployment, shelf):

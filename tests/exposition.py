@@ -1,0 +1,19 @@
+"""What Prometheus reads, as numbers."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def samples(text):
+    """The samples of an exposition, by name and labels: ``found["fraud_repeats_total",]``."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def shown(meters):
+    """The samples that ``Meters``, ``Metrics`` or a service's metrics would show now."""
+    body, media_type = meters.exposition()
+    assert media_type.startswith("text/plain")
+    return samples(body.decode())
