@@ -21,7 +21,7 @@ from bento.what_if import WHAT_IF_PATH
 
 if TYPE_CHECKING:
     # BentoML imports this in its supervisor too, which needs none of the seconds that Feast takes to import.
-    from bento.scoring import Reply
+    from bento.case import Reply
     from bento.serving import Serving
 
 __all__ = ["create_app"]
@@ -75,8 +75,10 @@ class _Post:
         body = b""
         try:
             body = await read_body(scope, receive)
-            answered = _scored if self._verb == "score" else _answered
-            reply = await answered(serving, self._verb, body, started_ns)
+            if self._verb == "score":
+                reply = await serving.scored(body, started_ns)
+            else:
+                reply = await _answered(serving, self._verb, body, started_ns)
         except Exception as error:  # whatever it is, the sender gets an answer
             problem = failed(serving, scope["path"], error, body)
             serving.metrics.answers.labels(self._verb, str(problem.status)).inc()
@@ -85,15 +87,6 @@ class _Post:
             serving.metrics.answers.labels(self._verb, "200").inc()
             again = ((b"idempotent-replayed", b"true"),) if reply.repeated else ()
             await send_answer(send, 200, JSON, reply.body, *again)
-
-
-async def _scored(serving: "Serving", verb: str, body: bytes, started_ns: int) -> "Reply":
-    """Answer, once all that have arrived are known: the first of them reads for the others. The wait is not its own time."""
-    transaction = serving.parsed(body)
-    with serving.waiting(transaction):
-        parsed_ns = time.perf_counter_ns()
-        await asyncio.sleep(0)
-        return serving.answer("parsed", transaction, started_ns + time.perf_counter_ns() - parsed_ns)
 
 
 async def _answered(serving: "Serving", verb: str, body: bytes, started_ns: int) -> "Reply":

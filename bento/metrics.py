@@ -4,6 +4,7 @@ BentoML's metrics are off, as they cost more than a decision does. A scrape sums
 answers it (see ``cells``).
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from bento.cells import Cells
@@ -14,6 +15,8 @@ __all__ = ["STAGES", "Metrics"]
 
 STAGES = ("parse", "read", "windows", "transforms", "model", "policy", "record", "journal", "total")
 """The parts of a request, in their order; ``total`` is all of them, up to handing over the answer.
+
+Requests that are decided together go through all but the first of them as one, and are counted there as one.
 
 ``read`` is the round trip to the store, ``policy`` the decision, its reasons, and what a rollout does beside it.
 """
@@ -127,11 +130,17 @@ class Metrics:
         if lost:
             self.journal_lost.inc(lost)
 
-    def stages(self, ends_ns: list[int]) -> None:
-        """Count one scored request; ``ends_ns``: its start and the end of each stage, monotonic."""
-        seconds = [(end - start) / 1e9 for start, end in pairwise(ends_ns)]
-        seconds.append((ends_ns[-1] - ends_ns[0]) / 1e9)
-        observe_each(self._stages, seconds)
+    def stages(self, started_ns: Sequence[int], ends_ns: Sequence[int]) -> None:
+        """Count scored requests that were worked on together: ``parse`` and ``total`` of each, the stages between once.
+
+        Args:
+            started_ns: the start of each, monotonic. ends_ns: when the first stage was over, and the end of each other one.
+        """
+        parse, *between, total = self._stages
+        for started in started_ns:
+            observe_each([parse, total], [(ends_ns[0] - started) / 1e9, (ends_ns[-1] - started) / 1e9])
+        if started_ns:
+            observe_each(between, [(end - start) / 1e9 for start, end in pairwise(ends_ns)])
 
     def exposition(self) -> tuple[bytes, str]:
         """The text to scrape, and its media type."""

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -136,35 +136,47 @@ class Recording:
         for entry in self.find(key, digest, *kinds).values():
             return Recorded(self.journal.read(entry.location)["created_timestamp_us"], repeated=True)
         with self.store():
-            written = self._write(table, event, taken)
+            (written,) = self._write(table, [event], [taken])
+        if isinstance(written, Exception):
+            raise written
         location = self._journal(table, event, digest, written)
         self._require_disk(not in_memory(location))
         self.seen.add(key, table, digest, location)
         self._metrics.recorded.labels(table).inc()
         return Recorded(written.known_us, repeated=False)
 
-    def record_scored(self, event: Mapping[str, Any], digest: str) -> int:
-        """Record a scored transaction, now or as soon as the store answers again; returns its known time.
+    def record_scored(self, scored: Sequence[tuple[Mapping[str, Any], str]]) -> list[int]:
+        """Record scored transactions, now or as soon as the store answers again; returns their known times.
 
         An event that waits is known as of now, and in the state before any read.
 
         Args:
-            digest: of its content.
+            scored: each, with the digest of its content.
         """
+        events = [event for event, _ in scored]
         try:
             with self.store():
-                written = self._write("transactions", event)
+                found = self._write("transactions", events)
         except STORE_FAILURES as error:
-            written = Written(self._known_us(event), {})
-            self._keep(_known(event, written.known_us), error)
-        except (LookupError, TypeError, ValueError) as error:
-            # Decided it is, and history gets it; the audit will say what was missing in the state.
-            written = Written(self._known_us(event), {})
-            self._metrics.errors.labels("record").inc()
-            _log.exception(
-                "no view can take an event",
-                extra={"transaction_id": event["transaction_id"], "error": repr(error)},
-            )
+            found = [error] * len(events)
+        return [
+            self._scored(event, digest, each) for (event, digest), each in zip(scored, found, strict=True)
+        ]
+
+    def _scored(self, event: Mapping[str, Any], digest: str, written: Written | Exception) -> int:
+        """See to it that history gets a scored transaction, whatever became of it in the state."""
+        if isinstance(written, Exception):
+            error, written = written, Written(self._known_us(event), {})
+            if isinstance(error, STORE_FAILURES):
+                self._keep(_known(event, written.known_us), error)
+            else:
+                # Decided it is; the audit will say what was missing in the state.
+                self._metrics.errors.labels("record").inc()
+                _log.error(
+                    "no view can take an event",
+                    exc_info=error,
+                    extra={"transaction_id": event["transaction_id"], "error": repr(error)},
+                )
         self._metrics.recorded.labels("transactions").inc()
         # It is counted there; the decision's line says so, and the payment is decided all the same.
         with suppress(LineLostError):
@@ -248,14 +260,17 @@ class Recording:
         if not takes:
             raise OSError(f"{self.journal.folder}: the journal's disk takes nothing")
 
-    def _write(self, table: str, event: Mapping[str, Any], taken: Taken = NOTHING) -> Written:
-        """Write the event into the state, if there is one of its table."""
-        known_us = self._known_us(event)
-        if self._recorder.passes_by(table, known_us):
-            return Written(known_us, {})
-        (written,) = self._recorder.write(table, [event], [taken])
-        if event["created_timestamp"] is None:
-            self._newest_us, self._newest_at = written.known_us, self._monotonic()
+    def _write(
+        self, table: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken] = ()
+    ) -> list[Written | Exception]:
+        """Write events into the state, if there is one of their table; of each what became of it, or why it could not be."""
+        times = [self._known_us(event) for event in events]
+        if not events or self._recorder.passes_by(table, max(times)):
+            return [Written(known_us, {}) for known_us in times]
+        written = self._recorder.write_each(table, events, taken)
+        for event, each in zip(events, written, strict=True):
+            if event["created_timestamp"] is None and isinstance(each, Written):
+                self._newest_us, self._newest_at = each.known_us, self._monotonic()
         return written
 
     def _journal(self, table: str, event: Mapping[str, Any], digest: str, written: Written) -> Location:

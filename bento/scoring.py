@@ -1,33 +1,26 @@
-"""One transaction in, one decision out: read the features, score, decide, record, journal."""
+"""Transactions in, decisions out: read the features, score, decide, record, journal, all of those that wait at once together."""
 
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from bento.champion import MODEL_NAME, Champion, Champions
+from bento.case import Case, Reply, answer
+from bento.champion import Champion, Champions
 from bento.metrics import STAGES, Metrics
-from bento.read_ahead import PlanOf, ReadAhead
 from bento.reasons import codes_of, explain, explain_rules
-from bento.recording import Recording
+from bento.recording import STORE_FAILURES, Recording
 from bento.request import Transaction
 from bento.rollout import Rollouts
 from bento.seen import DECISION, content_digest
-from bento.tracing import current_trace
-from bento.turn import Seen, Turn
+from bento.tracing import within
+from bento.turn import Seen
 from feature_repo.windows.reading import StateLostError
 from training.policy import Policy
 
-__all__ = ["STATUS_OF_DECISION", "Reply", "Scorer", "answer"]
-
-STATUS_OF_DECISION = {"approve": "approved", "review": "pending", "decline": "declined"}
-"""The status under which a decided transaction is recorded."""
+__all__ = ["Scorer"]
 
 _WITHOUT_A_MODEL = Policy().default
 # What is done where a part has failed.
@@ -37,21 +30,14 @@ _NEXT_BEST = {
     "rules": "the policy's default decides",
     "reasons": "the decision stands",
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What is answered: JSON, and whether it is an earlier answer given again."""
-
-    body: bytes
-    repeated: bool = False
-
-
 class Scorer:
-    """Decides on transactions, one at a time, in one thread.
+    """Decides on transactions in one thread, some at a time.
+
+    What a round trip to the store, a call of the kernel, of the transforms or of the model costs is nearly the same for one
+    row as for ten. So each step is done for all cases before the next one is.
 
     When features or model cannot answer, rules on the request alone decide, and ``degraded`` says why.
     With no model at all there are no rules either: then the policy's default decides, which is never to approve.
@@ -67,7 +53,6 @@ class Scorer:
     ) -> None:
         self.champions, self.rollouts = champions, rollouts
         self._recording, self._metrics, self._clock_us = recording, metrics, clock_us
-        self.ahead = ReadAhead()
         self._traceback_at = float("-inf")
 
     def score(self, transaction: Transaction, started_ns: int) -> Reply:
@@ -80,214 +65,224 @@ class Scorer:
         Raises:
             Problem: the id was sent before with other content.
         """
-        ends = [started_ns, time.perf_counter_ns()]
-        digest = content_digest(transaction.event(""))
-        recording = self._recording
-        found = recording.find(transaction.transaction_id, digest, DECISION, "transactions")
+        case = Case(transaction, started_ns)
+        self.decide([case])
+        if case.error is not None:
+            raise case.error
+        return case.reply or Reply(b"")
+
+    def decide(self, cases: Sequence[Case]) -> None:
+        """Give each case its ``reply`` or its ``error``, as ``score`` would alone, in their order.
+
+        Args:
+            cases: no two of them share one of their keys, nor is one that is historic among others.
+        """
+        ends = [time.perf_counter_ns()]
+        self._each(cases, self._look_up)
+        new = _undecided(cases)
+        if not new:
+            return
+        champion, arrangement = self.champions.current, self.rollouts.current
+        for case in new:
+            case.model = champion
+            case.turn = None if arrangement is None else arrangement.turn(champion, case.transaction)
+        self._read(champion, new, ends)
+        self._score(champion, new)
+        ends.append(time.perf_counter_ns())
+        if arrangement is not None:
+            arrangement.score_together([case.turn for case in new if case.turn is not None])
+        self._each(new, self._settle)
+        ends.append(time.perf_counter_ns())
+        new = _undecided(new)
+        known = self._recording.record_scored([(case.event(), case.digest) for case in new])
+        for case, known_us in zip(new, known, strict=True):
+            case.known_us = known_us
+        ends.append(time.perf_counter_ns())
+        self._each(new, self._journal)
+        ends.append(time.perf_counter_ns())
+        new = _undecided(new)
+        self._metrics.stages([case.started_ns for case in new], ends)
+        self._each(new, lambda case: self._answer(case, ends))
+
+    def _each(self, cases: Iterable[Case], step: Callable[[Case], None]) -> None:
+        """Take a step with each; what goes wrong with one keeps no other from it."""
+        for case in cases:
+            try:
+                if case.trace is None:
+                    step(case)
+                else:
+                    with within(case.trace):
+                        step(case)
+            except Exception as error:  # its sender is told
+                case.error = error
+
+    def _look_up(self, case: Case) -> None:
+        """Give a case that was decided before its first answer."""
+        transaction = case.transaction
+        case.digest = content_digest(transaction.event(""))
+        found = self._recording.find(transaction.transaction_id, case.digest, DECISION, "transactions")
         if DECISION in found:
             self._metrics.repeats.inc()
-            return Reply(answer(recording.journal.read(found[DECISION].location)), repeated=True)
-        champion = self.champions.current
-        arrangement = self.rollouts.current
-        turn = None if arrangement is None else arrangement.turn(champion, transaction)
+            case.reply = Reply(answer(self._recording.journal.read(found[DECISION].location)), repeated=True)
+
+    def _read(self, champion: Champion | None, cases: Sequence[Case], ends_ns: list[int]) -> None:
+        """Let each case see its features; adds when that, the windows and the transforms ended."""
         reading: list[int] = []
-        seen = self._read(champion, transaction, turn, reading)
+        for case in cases:
+            case.seen = self._nothing(case, None if champion else "no-model")
+        if champion is not None:
+            try:
+                with self._recording.store():
+                    self._read_whole(champion, cases, reading)
+            except Exception as error:  # whatever it is, the payments must be decided: by the rules
+                self._unread(cases, error)
         now = time.perf_counter_ns()
         # Of two tries the second counts; what was not come to took no time.
-        ends += [*reading[-2:], now, now, now][:3]
-        score = self._score(champion, transaction, seen)
-        ends.append(time.perf_counter_ns())
-        score, decision = self._decide(champion, transaction, seen, score)
-        more: dict[str, Any] = {}
-        if turn is not None:
-            acted = turn.settle(champion, seen, score, decision, transaction, started_ns)
-            champion, seen, score, decision = acted.model, acted.seen, acted.score, acted.decision
-            more = acted.journal
-        more["reasons"] = self._reasons(champion, transaction, seen, score, decision)
-        ends.append(time.perf_counter_ns())
-        event = transaction.event(STATUS_OF_DECISION[decision])
-        known_us = recording.record_scored({**event, "scored_timestamp": _scored(transaction, seen)}, digest)
-        ends.append(time.perf_counter_ns())
-        record = _record(transaction, digest, champion, seen, score, decision)
-        record |= more
-        record["created_timestamp_us"] = known_us
-        record["latency_us"] = (time.perf_counter_ns() - started_ns) // 1000
-        record["decided_at_us"] = self._clock_us()
-        recording.keep_decision(record, digest)
-        ends.append(time.perf_counter_ns())
-        self._metrics.stages(ends)
-        trace = current_trace()
-        if trace is not None:
-            trace.stages(STAGES, ends)
-            trace.decided(transaction.transaction_id, decision, record["degraded"])
-        self._metrics.decisions.labels(decision, record["degraded"] or "no").inc()
-        if score is not None:
-            self._metrics.scores.observe(score)
-        return Reply(answer(record))
+        ends_ns += [*reading[-2:], now, now, now][:3]
 
-    def _read(
-        self, champion: Champion | None, transaction: Transaction, turn: Turn | None, ends_ns: list[int]
-    ) -> Seen:
-        known_us = transaction.created_timestamp_us or self._clock_us()
-        if champion is None:
-            return Seen(None, known_us, {}, "no-model")
+    def _read_whole(self, champion: Champion, cases: Sequence[Case], reading: list[int]) -> None:
+        """Read from a store that holds all that was recorded; it may become another one meanwhile."""
+        why_not = self._recording.why_not()
+        if why_not is None:
+            by_plan: dict[int, tuple[Any, list[Case]]] = {}
+            for case in cases:
+                plan = champion.plan if case.turn is None else case.turn.plan(champion)
+                by_plan.setdefault(id(plan), (plan, []))[1].append(case)
+            for plan, group in by_plan.values():
+                self._read_by(plan, champion, group, reading)
+            why_not = self._recording.why_not()
+        if why_not is not None:
+            for case in cases:
+                case.seen = self._nothing(case, why_not)
+
+    def _read_by(self, plan: Any, champion: Champion, cases: Sequence[Case], reading: list[int]) -> None:
+        """Read by one plan; where that fails, each is read alone, and told its own."""
         try:
-            with self._recording.store():
-                why_not = self._recording.why_not()
-                if why_not is not None:
-                    return Seen(None, known_us, {}, why_not)
-                rows = [transaction.entity_row()]
-                by = partial(self.ahead.read, transaction, self._plan_of(champion))
-                read = (
-                    by(champion.plan, rows, ends_ns)
-                    if turn is None
-                    else turn.read(champion, rows, ends_ns, by)
-                )
-                # The store may have become another one in between.
-                why_not = self._recording.why_not()
-                if why_not is not None:
-                    return Seen(None, known_us, {}, why_not)
-        except StateLostError as error:
-            self._failed("features", transaction, error)
-            return Seen(None, known_us, {}, self._recording.state_lost())
-        except Exception as error:  # whatever it is, the payment must be decided: by the rules
-            self._failed("features", transaction, error)
+            found = plan.read([case.transaction.entity_row() for case in cases], reading)
+        except STORE_FAILURES:
+            raise
+        except Exception as error:  # it may concern any of them
+            if len(cases) > 1:
+                for case in cases:
+                    self._read_by(plan, champion, [case], reading)
+            elif plan is champion.plan or cases[0].turn is None:
+                self._unread(cases, error)
+            else:
+                # It may concern the challenger alone.
+                cases[0].turn.unread(error)
+                self._read_by(champion.plan, champion, cases, reading)
+            return
+        for place, case in enumerate(cases):
+            read = found.of(place) if case.turn is None else case.turn.read(found, place)
+            state_seen = {view: int(count[0]) for view, count in read.state_seen.items()}
+            case.seen = Seen(read.values, int(read.known_as_of_us[0]), state_seen)
+
+    def _unread(self, cases: Sequence[Case], error: Exception) -> None:
+        """Features could not be read."""
+        why = "features-unavailable"
+        if isinstance(error, StateLostError):
+            why = self._recording.state_lost()
+        elif type(error) is LookupError:
             # The plan says so of an instant whose windows reach back to events that the state has dropped.
-            dropped = type(error) is LookupError
-            return Seen(None, known_us, {}, "history-dropped" if dropped else "features-unavailable")
-        state_seen = {view: int(count[0]) for view, count in read.state_seen.items()}
-        return Seen(read.values, int(read.known_as_of_us[0]), state_seen)
+            why = "history-dropped"
+        for case in cases:
+            case.seen = self._nothing(case, why)
+            self._failed("features", case, error)
 
-    def _plan_of(self, champion: Champion) -> PlanOf:
-        arrangement = self.rollouts.current
-        if arrangement is None:
-            return lambda transaction: champion.plan
-        return lambda transaction: arrangement.turn(champion, transaction).plan(champion)
+    def _nothing(self, case: Case, why: str | None) -> Seen:
+        return Seen(None, case.transaction.created_timestamp_us or self._clock_us(), {}, why)
 
-    def _score(self, champion: Champion | None, transaction: Transaction, seen: Seen) -> float | None:
-        if champion is None or seen.values is None:
-            return None
+    def _score(self, champion: Champion | None, cases: Sequence[Case]) -> None:
+        """Score those that have features, with one call; where that fails, each is scored alone."""
+        have = [case for case in cases if case.seen.values is not None]
+        if champion is None or not have:
+            return
         try:
-            return float(champion.bundle.score(seen.values)[0])
+            scores = champion.bundle.score(np.concatenate([case.seen.values for case in have])).tolist()
+            for case, score in zip(have, scores, strict=True):
+                case.score = score
         except Exception as error:  # as above
-            self._failed("model", transaction, error)
-            seen.degraded = "model-failed"
-            return None
+            if len(have) > 1:
+                for case in have:
+                    self._score(champion, [case])
+            else:
+                self._failed("model", have[0], error)
+                have[0].seen.degraded = "model-failed"
 
-    def _decide(
-        self, champion: Champion | None, transaction: Transaction, seen: Seen, score: float | None
-    ) -> tuple[float | None, str]:
-        if champion is None:
-            return None, _WITHOUT_A_MODEL
-        if score is not None:
+    def _settle(self, case: Case) -> None:
+        """Decide, and let what is rolled out have its part."""
+        case.decision = self._decided(case)
+        if case.turn is not None:
+            acted = case.turn.settle(
+                case.model, case.seen, case.score, case.decision, case.transaction, case.started_ns
+            )
+            case.model, case.seen, case.score, case.decision = (
+                acted.model, acted.seen, acted.score, acted.decision,
+            )  # fmt: skip
+            case.more = acted.journal
+        case.more["reasons"] = self._reasons(case)
+
+    def _decided(self, case: Case) -> str:
+        if case.model is None:
+            return _WITHOUT_A_MODEL
+        bundle = case.model.bundle
+        if case.score is not None:
             try:
-                return score, champion.bundle.decide(score, transaction.amount_usd_cents)
+                return bundle.decide(case.score, case.transaction.amount_usd_cents)
             except Exception as error:  # as above
-                self._failed("model", transaction, error)
-                seen.degraded = "model-failed"
+                self._failed("model", case, error)
+                case.score, case.seen.degraded = None, "model-failed"
         try:
-            return None, champion.bundle.decide_without_model(transaction.entity_row())
+            return bundle.decide_without_model(case.transaction.entity_row())
         except Exception as error:  # as above
-            self._failed("rules", transaction, error)
-            seen.degraded = "rules-failed"
-            return None, champion.bundle.spec.policy.default
+            self._failed("rules", case, error)
+            case.seen.degraded = "rules-failed"
+            return bundle.spec.policy.default
 
-    def _reasons(
-        self,
-        champion: Champion | None,
-        transaction: Transaction,
-        seen: Seen,
-        score: float | None,
-        decision: str,
-    ) -> list[str]:
+    def _reasons(self, case: Case) -> list[str]:
         """Codes of why it was not approved, the weightiest first; an approval is not held up to say why."""
+        transaction, decision = case.transaction, case.decision
         if decision == "approve":
             return []
-        bundle = None if champion is None else champion.bundle
+        bundle = None if case.model is None else case.model.bundle
         try:
-            if bundle is None or score is None:
+            if bundle is None or case.score is None:
                 return codes_of(explain_rules(bundle, transaction.entity_row(), decision))
-            return codes_of(explain(bundle, seen.values[0], decision, transaction.amount_usd_cents))
+            return codes_of(explain(bundle, case.seen.values[0], decision, transaction.amount_usd_cents))
         except Exception as error:  # the decision stands, and may be explained later
-            self._failed("reasons", transaction, error)
+            self._failed("reasons", case, error)
             return []
 
-    def _failed(self, part: str, transaction: Transaction, error: Exception) -> None:
+    def _journal(self, case: Case) -> None:
+        record = case.recorded((time.perf_counter_ns() - case.started_ns) // 1000, self._clock_us())
+        self._recording.keep_decision(record, case.digest)
+
+    def _answer(self, case: Case, ends_ns: Sequence[int]) -> None:
+        """Count the decision, and say it."""
+        transaction, degraded = case.transaction, case.record["degraded"]
+        if case.trace is not None:
+            case.trace.stages(STAGES, [case.started_ns, *ends_ns])
+            case.trace.decided(transaction.transaction_id, case.decision, degraded)
+        self._metrics.decisions.labels(case.decision, degraded or "no").inc()
+        if case.score is not None:
+            self._metrics.scores.observe(case.score)
+        case.reply = Reply(answer(case.record))
+
+    def _failed(self, part: str, case: Case, error: Exception) -> None:
         """Log a line each time, and the traceback once a second at most."""
         self._metrics.errors.labels(part).inc()
         now = time.monotonic()
         whole = now - self._traceback_at > 1.0
         self._traceback_at = now if whole else self._traceback_at
-        _log.error(
-            "%s failed; %s",
-            part,
-            _NEXT_BEST[part],
-            exc_info=error if whole else None,
-            extra={"transaction_id": transaction.transaction_id, "error": repr(error)},
-        )
+        with within(case.trace):
+            _log.error(
+                "%s failed; %s",
+                part,
+                _NEXT_BEST[part],
+                exc_info=error if whole else None,
+                extra={"transaction_id": case.transaction.transaction_id, "error": repr(error)},
+            )
 
 
-def _scored(transaction: Transaction, seen: Seen) -> datetime | None:
-    """As of when the transaction was scored, kept with it so that what is derived from its features then can be again.
-
-    None where no features were read, and of a transaction that comes with its own known time: that is history replayed, and
-    derived columns of history are as of the event time, as they are in the lake that it came from.
-    """
-    if seen.values is None or transaction.created_timestamp is not None:
-        return None
-    return _EPOCH + timedelta(microseconds=seen.known_as_of_us)
-
-
-def answer(record: Mapping[str, Any]) -> bytes:
-    """The answer that a journalled decision gave, the same bytes every time."""
-    name, version = record["model_name"], record["model_version"]
-    return _encode(
-        {
-            "transaction_id": record["transaction_id"],
-            "decision": record["decision"],
-            "score": record["score"],
-            # None in decisions from before they were given.
-            "reasons": record.get("reasons"),
-            "model": None if name is None else {"name": name, "version": version},
-            "feature_service": record["feature_service"],
-            "degraded": record["degraded"],
-            "latency_us": record["latency_us"],
-        }
-    ).encode()
-
-
-def _record(
-    transaction: Transaction,
-    digest: str,
-    champion: Champion | None,
-    seen: Seen,
-    score: float | None,
-    decision: str,
-) -> dict[str, Any]:
-    return {
-        "transaction_id": transaction.transaction_id,
-        "content": digest,
-        "event_timestamp_us": transaction.event_timestamp_us,
-        "known_as_of_us": seen.known_as_of_us,
-        "customer_id": transaction.customer_id,
-        "terminal_id": transaction.terminal_id,
-        "request": transaction.request_columns(),
-        "features": {} if champion is None or seen.values is None else _features(champion, seen.values[0]),
-        "score": score,
-        "decision": decision,
-        "model_name": None if champion is None else MODEL_NAME,
-        "model_version": None if champion is None else champion.version,
-        # A frozen dataclass: its own dict, which nobody changes.
-        "policy": None if champion is None else vars(champion.bundle.spec.policy),
-        "definitions_digest": None if champion is None else champion.bundle.definitions_digest,
-        "feature_service": None if champion is None else champion.bundle.feature_service,
-        "state_seen": seen.state_seen,
-        "degraded": seen.degraded,
-    }
-
-
-def _features(champion: Champion, values: np.ndarray) -> dict[str, float | None]:
-    names = champion.plan.feature_names
-    return {
-        name: None if value != value else value for name, value in zip(names, values.tolist(), strict=True)
-    }
+def _undecided(cases: Iterable[Case]) -> list[Case]:
+    return [case for case in cases if case.reply is None and case.error is None]

@@ -3,12 +3,13 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
+from bento.case import Reply
 from bento.catching_up import CatchingUp
 from bento.champion import MODEL_NAME, Champion, Champions
 from bento.explanations import Explanations
@@ -37,8 +38,9 @@ from bento.request import (
 from bento.rollout import Rollouts
 from bento.rollout_metrics import RolloutMetrics
 from bento.score_batch import MAX_BATCH
-from bento.scoring import Reply, Scorer
+from bento.scoring import Scorer
 from bento.seen import DECISION, Seen
+from bento.together import Together
 from feature_repo.journal import now_us
 from feature_repo.settings import settings
 from feature_repo.windows.event_values import LackingValueError
@@ -80,6 +82,7 @@ class Serving:
         self._scorer = Scorer(champions, rollouts, recording, metrics, clock_us)
         champions.on_change = lambda champion: _show(metrics, champion)
         champions.beside = rollouts.refresh
+        self._together = Together(self._scorer.decide)
         RolloutMetrics(metrics).watch(rollouts)
 
     @classmethod
@@ -188,7 +191,7 @@ class Serving:
         """Do what ``POST`` to the route of ``verb`` (score, transaction, chargeback, features) says.
 
         Args:
-            body: the request's, or the decoded value if the verb is that of an element of a batch.
+            body: the request's; for ``score``, also the decoded element of a batch.
             started_ns: when it arrived, by ``time.perf_counter_ns``.
             found: what was looked up for it, if it was needed.
 
@@ -196,37 +199,33 @@ class Serving:
             Problem: whatever keeps it from being done, a store or a journal that does not answer included.
             HistoryNeededError: only of a chargeback; nothing was done yet.
         """
-        try:
+        with self._refusing(verb, body):
             return _VERBS[verb](self, body, started_ns, *found)
+
+    @contextmanager
+    def _refusing(self, verb: str, body: Any) -> Iterator[None]:
+        """A store or a journal that does not answer is a problem of its own kind."""
+        try:
+            yield
         except STORE_FAILURES as error:
             self.metrics.errors.labels("store").inc()
             about = {"verb": verb, "transaction_id": transaction_id_in(body)}
             _log.error("the store or the journal does not answer", exc_info=error, extra=about)
             raise problem("unavailable", None, "nothing was done; send the same again in a moment") from error
 
-    def score(self, body: bytes, started_ns: int) -> Reply:
+    def score(self, body: Any, started_ns: int) -> Reply:
         """``POST /v1/score``: decide on a transaction, record it, journal what was seen."""
-        return self.element(parse_json(body), started_ns)
+        return self._scorer.score(self._transaction_in(body), started_ns)
 
-    def parsed(self, body: bytes) -> Transaction:
-        """The transaction of a body for ``score``, to be answered by the verb ``parsed`` while it is ``waiting``.
+    async def scored(self, given: Any, started_ns: int) -> Reply:
+        """As ``answer("score", ...)``, decided together with others that are waiting then."""
+        with self._refusing("score", given):
+            return await self._together.decided(self._transaction_in(given), started_ns)
 
-        Raises:
-            Problem: it is none.
-        """
-        return parse_transaction(body, self._clock_us())
-
-    def waiting(self, transaction: Transaction) -> AbstractContextManager[None]:
-        """Within, its features may be read together with those of others that wait too (see ``ReadAhead``)."""
-        return self._scorer.ahead.waiting(transaction)
-
-    def score_parsed(self, transaction: Transaction, started_ns: int) -> Reply:
-        """As ``score``."""
-        return self._scorer.score(transaction, started_ns)
-
-    def element(self, value: Any, started_ns: int) -> Reply:
-        """One element of ``POST /v1/score/batch``, decoded: as ``score``."""
-        return self._scorer.score(transaction_from(value, self._clock_us()), started_ns)
+    def _transaction_in(self, given: Any) -> Transaction:
+        """The transaction of a body for ``score``, or of a decoded element of ``score/batch``."""
+        value = parse_json(given) if isinstance(given, bytes) else given
+        return transaction_from(value, self._clock_us())
 
     def features(self, body: bytes, started_ns: int) -> Reply:
         """``POST /v1/features``: what the store says of these keys at this instant; recorded nowhere."""
@@ -365,8 +364,6 @@ class Serving:
 
 _VERBS: dict[str, Callable[..., Reply]] = {
     "score": Serving.score,
-    "element": Serving.element,
-    "parsed": Serving.score_parsed,
     "features": Serving.features,
     "transaction": Serving.transaction,
     "chargeback": Serving.chargeback,

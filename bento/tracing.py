@@ -10,7 +10,8 @@ import os
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from bento.trace_export import Sampling, provider_of, sampling_of
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-__all__ = ["Trace", "Tracing", "current_trace"]
+__all__ = ["Trace", "Tracing", "current_trace", "within"]
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _SAMPLED = 1
@@ -34,6 +35,16 @@ _CURRENT: ContextVar["Trace | None"] = ContextVar("trace", default=None)
 def current_trace() -> "Trace | None":
     """The trace of the request that is being answered; None where there is none."""
     return _CURRENT.get()
+
+
+@contextmanager
+def within(trace: "Trace | None") -> Iterator[None]:
+    """Work on a request, from wherever: within, its trace is the current one."""
+    token = _CURRENT.set(trace)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
 
 
 class Tracing:

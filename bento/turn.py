@@ -5,7 +5,8 @@ The champion's own work is done first and as ever; whatever the challenger does 
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,13 +15,15 @@ import numpy as np
 
 from bento.champion import Champion
 from bento.guards import Guard, Tripped
-from bento.recording import STORE_FAILURES
 from bento.request import Transaction
 from feature_repo.windows.joint import JointPlan
-from feature_repo.windows.plan import Answer
+from feature_repo.windows.plan import Answer, OnlinePlan
 from training.rollout import Rollout
 
 __all__ = ["Acted", "Arrangement", "Seen", "Trial", "Turn"]
+
+Found = Answer | tuple[Answer, Answer]
+"""What a plan finds: of the champion, or of both."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +93,16 @@ class Arrangement:
         takes_part = arm == "challenger" or self.rollout.mode == "shadow"
         return Turn(self.rollout, trial, arm, takes_part)
 
+    def score_together(self, turns: Sequence["Turn"]) -> None:
+        """Let the challenger score what it has read of some with one call; where that fails, each ``settle`` does by itself."""
+        taking = [(turn, turn.answer.values) for turn in turns if turn.answer is not None]
+        if self.trial is None or len(taking) < 2:
+            return
+        with suppress(Exception):
+            scores = self.trial.challenger.bundle.score(np.concatenate([values for _, values in taking]))
+            for (turn, _), score in zip(taking, scores.tolist(), strict=True):
+                turn.score = score
+
 
 @dataclass(slots=True)
 class Acted:
@@ -103,39 +116,38 @@ class Acted:
 
 
 class Turn:
-    """One transaction's passage; ``read`` in place of the champion's plan, then ``settle``."""
+    """One transaction's passage: ``read`` what its ``plan`` finds, then ``settle``.
 
-    __slots__ = ("_answer", "_arm", "_rollout", "_takes_part", "_trial", "_why")
+    Attributes:
+        answer: the challenger's features, if it takes part and they were read; score: by them, if that is known before.
+    """
+
+    __slots__ = ("_arm", "_rollout", "_takes_part", "_trial", "_why", "answer", "score")
 
     def __init__(self, rollout: Rollout, trial: Trial | None, arm: str, takes_part: bool = False) -> None:
         self._rollout, self._trial, self._arm, self._takes_part = rollout, trial, arm, takes_part
-        self._answer: Answer | None = None
+        self.answer: Answer | None = None
+        self.score: float | None = None
         self._why: str | None = None
 
-    def plan(self, champion: Champion) -> Any:
+    def plan(self, champion: Champion) -> OnlinePlan | JointPlan:
         """By which it is read: the champion's plan, or that of both."""
         trial = self._trial
         return champion.plan if trial is None or not self._takes_part else trial.joint
 
-    def read(self, champion: Champion, rows: Any, ends_ns: list[int], read: Callable[..., Any]) -> Answer:
-        """The champion's features; the challenger's are kept for ``settle``. Raises as the champion's plan does.
+    def read(self, found: Found, place: int) -> Answer:
+        """Take from what ``plan`` has found of some: returns the champion's of the one at ``place``, keeps the challenger's."""
+        if isinstance(found, Answer):
+            return found.of(place)
+        champions, challengers = found
+        self.answer = challengers.of(place)
+        return champions.of(place)
 
-        Args:
-            read: called with a plan, rows and ``ends_ns``, returns what the plan's own ``read`` does.
-        """
-        trial = self._trial
-        if trial is None or not self._takes_part:
-            answer: Answer = read(champion.plan, rows, ends_ns)
-            return answer
-        try:
-            answer, self._answer = read(trial.joint, rows, ends_ns)
-        except STORE_FAILURES:
-            raise
-        except Exception as error:  # whichever of the two it concerns: the champion is asked alone
-            answer = champion.plan.read(rows, ends_ns)
-            self._why = "history-dropped" if type(error) is LookupError else "features-unavailable"
-            _say(trial, "features", error)
-        return answer
+    def unread(self, error: Exception) -> None:
+        """The plan of both has failed; whichever of the two it concerns, the champion's is asked alone."""
+        self._why = "history-dropped" if type(error) is LookupError else "features-unavailable"
+        if self._trial is not None:
+            _say(self._trial, "features", error)
 
     def settle(
         self,
@@ -163,7 +175,7 @@ class Turn:
                 "share": rollout.share,
             }
             # What the champion may not read, as the store lacks events, the challenger may not either.
-            asked = seen.values is not None and (self._answer is not None or self._why is not None)
+            asked = seen.values is not None and (self.answer is not None or self._why is not None)
             if self._takes_part and asked:
                 try:
                     self._beside(trial, acted, transaction)
@@ -181,11 +193,13 @@ class Turn:
         challenger = trial.challenger
         seen = replace(acted.seen, values=None, state_seen={}, degraded=self._why)
         score, decision = None, None
-        if self._answer is not None:
-            seen.values = self._answer.values
-            seen.state_seen = {view: int(count[0]) for view, count in self._answer.state_seen.items()}
+        if self.answer is not None:
+            seen.values = self.answer.values
+            seen.state_seen = {view: int(count[0]) for view, count in self.answer.state_seen.items()}
             try:
-                found = float(challenger.bundle.score(seen.values)[0])
+                found = self.score
+                if found is None:
+                    found = float(challenger.bundle.score(seen.values)[0])
                 score, decision = found, challenger.bundle.decide(found, transaction.amount_usd_cents)
             except Exception as error:  # it may be broken in any way; the champion has decided
                 seen.degraded = "model-failed"

@@ -2,16 +2,15 @@
 
 import json
 import threading
-from contextlib import nullcontext
 from urllib.parse import quote
 
 import pytest
 
 from bento.app import create_app
+from bento.case import Reply
 from bento.metrics import Metrics
 from bento.problem import KINDS, HistoryNeededError, Problem
 from bento.request import MAX_BODY_BYTES, parse_transaction
-from bento.scoring import Reply
 from tests.asgi import JSON, Client, problem_of
 
 
@@ -31,17 +30,11 @@ class Answers:
             raise HistoryNeededError(lambda: self.history(*found))
         if self.fail is not None:
             raise self.fail
-        if verb != "parsed":
-            parse_transaction(body, 0)
+        parse_transaction(body, 0)
         raise Problem("conflict", verb)
 
-    def parsed(self, body):
-        if self.fail is not None:
-            raise self.fail
-        return parse_transaction(body, 0)
-
-    def waiting(self, transaction):
-        return nullcontext()
+    async def scored(self, body, started_ns):
+        return self.answer("score", body, started_ns)
 
     def decision(self, transaction_id):
         if self.fail is not None:

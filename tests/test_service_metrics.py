@@ -30,7 +30,7 @@ metrics = Metrics(Cells(Path(sys.argv[1])))
 metrics.decisions.labels("approve", "no").inc(int(sys.argv[2]))
 metrics.backlog.set(7)
 metrics.serves("fraud", "1")
-metrics.stages([number * 10**6 for number in range(len(STAGES))])
+metrics.stages([0], [number * 10**6 for number in range(1, len(STAGES))])
 print("counted", flush=True)
 time.sleep(60)
 """
@@ -108,10 +108,28 @@ def test_labels_that_never_end_are_refused_and_spoil_nothing():
 
 def test_a_request_is_counted_by_its_stages():
     metrics = Metrics()
-    metrics.stages([10**9 * end for end in range(len(STAGES))])
+    metrics.stages([0], [10**9 * end for end in range(1, len(STAGES))])
     found = shown(metrics)
     assert [found["fraud_stage_seconds_count", stage] for stage in STAGES] == [1] * len(STAGES)
     assert found["fraud_stage_seconds_sum", "total"] == len(STAGES) - 1
+
+
+def test_requests_decided_together_share_all_stages_but_the_first():
+    metrics = Metrics()
+    metrics.stages([0, 5 * 10**8], [10**9 * end for end in range(1, len(STAGES))])
+    found = shown(metrics)
+    counts = {stage: found["fraud_stage_seconds_count", stage] for stage in STAGES}
+    assert counts == {stage: 2 if stage in ("parse", "total") else 1 for stage in STAGES}
+    assert found["fraud_stage_seconds_sum", "parse"] == 1.5
+    assert found["fraud_stage_seconds_sum", "total"] == 2 * (len(STAGES) - 1) - 0.5
+    assert found["fraud_stage_seconds_sum", "read"] == 1
+
+
+def test_none_decided_is_counted_in_no_stage():
+    metrics = Metrics()
+    metrics.stages([], [10**9 * end for end in range(1, len(STAGES))])
+    found = shown(metrics)
+    assert {found["fraud_stage_seconds_count", stage] for stage in STAGES} == {0}
 
 
 def test_a_scrape_covers_all_workers_whichever_answers_it(tmp_path):

@@ -150,15 +150,15 @@ def test_other_requests_are_answered_between_the_elements_of_a_batch(client):
 
 
 def test_a_failure_inside_is_told_of_its_element_alone(client, serving, monkeypatch, caplog):
-    scored = serving._scorer.score
+    settle = serving._scorer._settle
     wanted = fresh()
 
-    def fail(transaction, started_ns):
-        if transaction.transaction_id == wanted["transaction_id"]:
+    def fail(case):
+        if case.transaction.transaction_id == wanted["transaction_id"]:
             raise RuntimeError("the secret")
-        return scored(transaction, started_ns)
+        settle(case)
 
-    monkeypatch.setattr(serving._scorer, "score", fail)
+    monkeypatch.setattr(serving._scorer, "_settle", fail)
     answers = client.post("/v1/score/batch", json=[fresh(), wanted, fresh()])
     assert ["type" in answer for answer in answers.json()] == [False, True, False]
     assert kind_of(answers.json()[1]) == "internal-error"

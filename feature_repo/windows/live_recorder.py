@@ -92,14 +92,30 @@ class LiveRecorder:
         old event, known to ``incomplete``.
 
         Raises:
-            KeyError, TypeError, ValueError, LookupError: no view can take the event. LackingValueError: one needs what the event
-                takes over, and that was not given; what came before the event is written.
+            KeyError, TypeError, ValueError, LookupError: no view can take an event; the others are written. LackingValueError:
+                a view needs what the event takes over, and that was not given.
+        """
+        found: list[Written] = []
+        for each in self.write_each(source, events, taken):
+            if isinstance(each, Exception):
+                raise each
+            found.append(each)
+        return found
+
+    def write_each(
+        self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken] = ()
+    ) -> list[Written | Exception]:
+        """As ``write``, but what that raises of one event stands in its place.
+
+        Raises:
+            redis.RedisError: no answer.
         """
         with self._lock:
             self._require_followed()
             written = self._write(source, events, taken)
             for each in written:
-                self._note(source, each.known_us)
+                if isinstance(each, Written):
+                    self._note(source, each.known_us)
             return written
 
     def passes_by(self, source: str, known_us: int) -> bool:
@@ -186,17 +202,20 @@ class LiveRecorder:
 
     def _write(
         self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken]
-    ) -> list[Written]:
+    ) -> list[Written | Exception]:
         try:
-            return self._recorder.write(source, events, taken)
-        except LackingValueError:
-            raise
+            return [*self._recorder.write(source, events, taken)]
         except (LookupError, TypeError, ValueError) as error:
             given = taken or [NOTHING] * len(events)
             if len(events) > 1:
                 each = zip(events, given, strict=True)
                 return [written for event, more in each for written in self._write(source, [event], [more])]
-            return [self._write_apart(source, events[0], given[0], error)]
+            if isinstance(error, LackingValueError):
+                return [error]
+            try:
+                return [self._write_apart(source, events[0], given[0], error)]
+            except (LookupError, TypeError, ValueError) as why:
+                return [why]
 
     def _write_apart(self, source: str, event: Mapping[str, Any], taken: Taken, error: Exception) -> Written:
         """Record an event into each view that can take it, under one known time."""

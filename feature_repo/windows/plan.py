@@ -41,6 +41,12 @@ class Answer:
     known_as_of_us: Integers
     state_seen: dict[str, Integers]
 
+    def of(self, place: int) -> "Answer":
+        """That of one row."""
+        row = slice(place, place + 1)
+        seen = {view: counts[row] for view, counts in self.state_seen.items()}
+        return Answer(self.values[row], self.known_as_of_us[row], seen)
+
 
 class OnlinePlan:
     """A compiled FeatureService."""

@@ -19,17 +19,23 @@ class Spent:
     """What a load cost, filled in when it is over.
 
     Attributes:
-        stages: mean microseconds of each stage of a scored request. scored: how many there were.
+        stages: microseconds that each stage took of the worker's time, a scored request. scored: how many there were.
+        together: how many were decided at once, on average.
         worker_us: processor time of the worker a scored request, its background threads included, microseconds.
     """
 
     stages: Mapping[str, float]
     scored: int = 0
+    together: float = 0.0
     worker_us: float = 0.0
 
     def conditions(self) -> dict[str, object]:
         """As a figure's conditions."""
-        return {"stages_mean_us": dict(self.stages), "worker_cpu_us": round(self.worker_us, 1)}
+        return {
+            "stages_mean_us": dict(self.stages),
+            "worker_cpu_us": round(self.worker_us, 1),
+            "decided_together": round(self.together, 2),
+        }
 
 
 @contextmanager
@@ -39,13 +45,15 @@ def spent(url: str, home: Path) -> Iterator[Spent]:
     before, cpu = _stages(url), cpu_s(worker)
     yield found
     after, cpu = _stages(url), cpu_s(worker) - cpu
-    counts = {stage: after["count", stage] - before["count", stage] for _, stage in after}
+    risen = {series: after[series] - before.get(series, 0.0) for series in after}
+    found.scored = int(risen["count", "total"])
+    # Most stages are gone through by several at once, and counted once.
+    found.together = found.scored / max(risen["count", "read"], 1)
     found.stages = {
-        stage: round((after["sum", stage] - before["sum", stage]) / count * 1e6, 1)
-        for stage, count in counts.items()
-        if count
+        stage: round(seconds / max(found.scored, 1) * 1e6, 1)
+        for (kind, stage), seconds in risen.items()
+        if kind == "sum" and stage != "total"
     }
-    found.scored = int(counts.get("total", 0))
     found.worker_us = cpu / max(found.scored, 1) * 1e6
 
 

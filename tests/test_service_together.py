@@ -1,4 +1,4 @@
-"""Requests that wait together are read together, and each is answered as if it had been alone."""
+"""Requests that wait together are decided together, and each is answered as if it had been alone."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bento.app import create_app
-from bento.read_ahead import MOST_TOGETHER
+from bento.score_batch import MOST_TOGETHER
 from feature_repo.journal import read_decisions
 from pipelines.parity import parity
 from tests import deployments
@@ -136,7 +136,7 @@ def test_one_sent_twice_at_once_is_decided_once(serving, home):
 def test_a_refused_one_is_forgotten(serving, reads):
     first = live("r0", "y0")
     together(serving, [first, {**first, "amount": "1"}, live("r1", "y1")])
-    assert serving._scorer.ahead._waiting == serving._scorer.ahead._found == {}
+    assert serving._together._waiting == []
     assert sum(reads) <= 3
 
 

@@ -1,0 +1,91 @@
+"""Requests that wait at the same moment, decided together: the busier the service, the less each costs.
+
+Each is answered as if it had been decided when its turn came. Those decided together share no key, and none shares one with
+whoever was before it and still waits, so nothing that is recorded of one is in the windows of another. The state is read as of
+one moment, which is before any of them is recorded; the journal keeps that moment, as ever.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from bento.case import Case, Key, Reply
+from bento.request import Transaction
+from bento.score_batch import MOST_TOGETHER
+from bento.tracing import current_trace
+
+__all__ = ["Together"]
+
+
+_Waiting = tuple[Case, asyncio.Future[Reply]]
+
+
+class Together:
+    """Those that wait in one event loop.
+
+    Args:
+        decide: gives each of some cases its reply or its error.
+    """
+
+    def __init__(self, decide: Callable[[Sequence[Case]], None]) -> None:
+        self._decide = decide
+        # In the order of their arrival.
+        self._waiting: list[_Waiting] = []
+
+    async def decided(self, transaction: Transaction, started_ns: int) -> Reply:
+        """The answer to a transaction, when its turn has come; the wait is not its own time.
+
+        Args:
+            started_ns: when it arrived, by ``time.perf_counter_ns``.
+
+        Raises:
+            Whatever ``decide`` gives it as its error, or raises itself.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+        # For now, how long it was worked on: it has not waited yet.
+        case = Case(transaction, started_ns - time.perf_counter_ns(), current_trace())
+        self._waiting.append((case, future))
+        if len(self._waiting) == 1:
+            # In the loop's next round, when all that have arrived are known.
+            loop.call_soon(self._go)
+        return await future
+
+    def _go(self) -> None:
+        group = self._next()
+        now = time.perf_counter_ns()
+        for case, _ in group:
+            case.started_ns += now
+        try:
+            self._decide([case for case, _ in group])
+        except Exception as error:  # a fault that concerns them all
+            for case, _ in group:
+                case.error = error
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._go)
+        for case, future in group:
+            if future.done():  # whoever asked has gone
+                continue
+            if case.reply is not None:
+                future.set_result(case.reply)
+            else:
+                future.set_exception(case.error or RuntimeError("it was not decided"))
+
+    def _next(self) -> list[_Waiting]:
+        """Those to be decided now; they wait no more."""
+        first = self._waiting[0][0]
+        if first.historic:
+            # What was known then is a matter of each one's own time.
+            return [self._waiting.pop(0)]
+        group: list[_Waiting] = []
+        others: list[_Waiting] = []
+        taken: set[Key] = set()
+        for each in self._waiting:
+            keys = each[0].keys
+            if len(group) < MOST_TOGETHER and not each[0].historic and keys.isdisjoint(taken):
+                group.append(each)
+            else:
+                others.append(each)
+            taken |= keys
+        self._waiting = others
+        return group
