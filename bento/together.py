@@ -31,6 +31,7 @@ class Together:
         self._decide = decide
         # In the order of their arrival.
         self._waiting: list[_Waiting] = []
+        self._known = 0
 
     async def decided(self, transaction: Transaction, started_ns: int) -> Reply:
         """The answer to a transaction, when its turn has come; the wait is not its own time.
@@ -47,11 +48,19 @@ class Together:
         case = Case(transaction, started_ns - time.perf_counter_ns(), current_trace())
         self._waiting.append((case, future))
         if len(self._waiting) == 1:
-            # In the loop's next round, when all that have arrived are known.
-            loop.call_soon(self._go)
+            self._soon()
         return await future
 
+    def _soon(self) -> None:
+        """Decide in the loop's next round, when all are known that have arrived meanwhile."""
+        self._known = len(self._waiting)
+        asyncio.get_running_loop().call_soon(self._go)
+
     def _go(self) -> None:
+        if self._known < len(self._waiting) < MOST_TOGETHER:
+            # They are arriving; as long as they do, whoever goes now would leave the next one behind.
+            self._soon()
+            return
         group = self._next()
         now = time.perf_counter_ns()
         for case, _ in group:
@@ -61,8 +70,6 @@ class Together:
         except Exception as error:  # a fault that concerns them all
             for case, _ in group:
                 case.error = error
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._go)
         for case, future in group:
             if future.done():  # whoever asked has gone
                 continue
@@ -70,6 +77,9 @@ class Together:
                 future.set_result(case.reply)
             else:
                 future.set_exception(case.error or RuntimeError("it was not decided"))
+        if self._waiting:
+            # Only now: the answers go out first.
+            self._soon()
 
     def _next(self) -> list[_Waiting]:
         """Those to be decided now; they wait no more."""
