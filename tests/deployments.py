@@ -11,10 +11,11 @@ How a test, or a module's fixture, comes by a real service process::
 same deployment within its own::
 
     with with_bundle(tmp_path, *events()), closing(opened(tmp_path)) as serving:
-        serving.answer("score", json.dumps(fresh(row)).encode(), time.perf_counter_ns())
+        score(serving, fresh(row))
 """
 
 import itertools
+import json
 import random
 import time
 from contextlib import contextmanager
@@ -211,3 +212,13 @@ def fresh(row, **changes):
 def live(row, **changes):
     """A request like the row's that happens now, under an id never used here."""
     return fresh({**row, "event_timestamp": datetime.now(UTC), "created_timestamp": None}, **changes)
+
+
+def send(serving, verb, request):
+    """What a service within this process replies to a request."""
+    return serving.answer(verb, json.dumps(request).encode(), time.perf_counter_ns())
+
+
+def score(serving, request):
+    """What a service within this process answers to a transaction."""
+    return json.loads(send(serving, "score", request).body)

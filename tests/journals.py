@@ -1,12 +1,14 @@
-"""Rows as a service journals them, each made from a number, and which of them a lake holds."""
+"""Rows as a service journals them, each made from a number, and which of them a lake holds; a service's lines found again."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from deltalake import DeltaTable
 
+from feature_repo.journal import read_decisions
 from feature_repo.windows.scalars import to_microseconds
 
+COUNT = "customer_transactions_count_7d"
 # At microseconds that no millisecond keeps; forty of the hours after it lie in three days.
 START = datetime(2025, 3, 1, 12, 0, 0, 123457, tzinfo=UTC)
 
@@ -89,3 +91,21 @@ def assert_loaded(lake, numbers):
     every = sorted(f"t{number}" for number in numbers)
     assert ids(lake, "transactions") == ids(lake, "decisions") == every
     assert ids(lake, "chargebacks") == sorted(f"t{number}" for number in numbers if number % 3 == 0)
+
+
+def line_of(home, transaction_id):
+    """The line of a transaction's decision in a home's journal; there must be one and no other."""
+    (found,) = (line for line in read_decisions(home / "journal") if line["transaction_id"] == transaction_id)
+    return found
+
+
+def all_counted(home, answer):
+    """How many transactions of its customer a decision counted over seven days: all that were decided before it.
+
+    Args:
+        answer: to the last transaction of a customer who sent all of them within the week before it.
+    """
+    own = line_of(home, answer["transaction_id"])
+    lines = [line for line in read_decisions(home / "journal") if line["customer_id"] == own["customer_id"]]
+    assert own["features"][COUNT] == len(lines) - 1
+    return len(lines) - 1

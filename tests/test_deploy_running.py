@@ -25,9 +25,9 @@ from pipelines import serve
 from pipelines.serve import running_service
 from tests import deployments
 from tests.deployments import (
-    LOADED_UNTIL,
     PATIENCE_S,
     SERVICE,
+    after_load,
     deployed,
     events,
     registered,
@@ -38,7 +38,7 @@ from tests.test_deploy_files import DASHBOARD, DEPLOY, LOCK, RULES
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=9, count=300)
-LATER = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
+LATER = after_load(TRANSACTIONS)[0]
 WORKERS = 2
 
 needs_prometheus = pytest.mark.skipif(

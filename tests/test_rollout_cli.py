@@ -13,7 +13,7 @@ from feature_repo.settings import settings
 from pipelines.cli import main
 from pipelines.rollout import LEAST_SCORED, Desk
 from pipelines.serve import running_service
-from tests.deployments import after_load, body_of, deployed, events, make_bundle, wait_for
+from tests.deployments import after_load, body_of, deployed, events, make_bundle, score, wait_for
 from training.ledger import Ledger
 from training.registry import MODEL_NAME, alias_version, promote, register, set_alias
 from training.rollout import position
@@ -116,8 +116,7 @@ def journal_of(count, customers=20):
             request = body_of(
                 LATER[number % 100], transaction_id=f"x{time.time_ns()}", customer_id=f"c{number % customers}"
             )
-            reply = serving.answer("score", json.dumps(request).encode(), time.perf_counter_ns())
-            answers.append((request["customer_id"], json.loads(reply.body)["model"]["version"]))
+            answers.append((request["customer_id"], score(serving, request)["model"]["version"]))
     return answers
 
 
@@ -158,8 +157,7 @@ def test_matured_labels_are_part_of_the_evidence(home):
     fraud("shadow", 2, *WIDE)
     with closing(Serving.open()) as serving:
         for row in LATER[:LEAST_SCORED]:
-            request = body_of(row)
-            serving.answer("score", json.dumps(request).encode(), time.perf_counter_ns())
+            score(serving, body_of(row))
     fraud("promote")
     matured = Ledger().entries()[-1]["evidence"]["matured"]
     assert matured["rows"] > 20

@@ -1,8 +1,6 @@
 """A store that comes back is not trusted: what it may lack is recorded again from the journal, within one process."""
 
-import json
 import os
-import time
 from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,17 +15,18 @@ from bento.patient_journal import LineLostError
 from bento.problem import Problem
 from bento.recording import Recording
 from bento.replaying import Replaying, marks_key
-from feature_repo.journal import Journal, read_decisions, read_events, writer_name
+from feature_repo.journal import Journal, read_events, writer_name
 from feature_repo.windows.recorder import Written
 from pipelines.backfill import backfill
-from tests.deployments import LOADED_UNTIL, events, live, opened, wait_for, with_bundle
+from tests import deployments
+from tests.deployments import after_load, events, live, opened, send, wait_for, with_bundle
 from tests.exposition import shown
 from tests.faults import forgotten, kill, pid_of, standing_still
 from tests.homes import client_of
+from tests.journals import all_counted
 
 TRANSACTIONS, CHARGEBACKS = events(seed=4, count=300)
-ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
-COUNT = "customer_transactions_count_7d"
+ROW = after_load(TRANSACTIONS)[0]
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +42,8 @@ def serving(home):
         yield one
 
 
-def send(serving, verb, request):
-    return json.loads(serving.answer(verb, json.dumps(request).encode(), time.perf_counter_ns()).body)
-
-
 def score(serving, customer):
-    return send(serving, "score", live(ROW, customer_id=customer))
-
-
-def seen(home, answer):
-    """How many of the customer's transactions a decision counted."""
-    lines = read_decisions(home / "journal")
-    return next(line for line in lines if line["transaction_id"] == answer["transaction_id"])["features"][
-        COUNT
-    ]
+    return deployments.score(serving, live(ROW, customer_id=customer))
 
 
 def settled(serving, customer):
@@ -78,7 +65,7 @@ def test_events_that_a_process_took_with_it_are_recorded_by_the_next_one(home):
     with closing(opened(home)) as another:
         assert shown(another.metrics)["fraud_events_recorded_again_total",] >= 3
         answer = score(another, "taken along")
-        assert (answer["degraded"], seen(home, answer)) == (None, 4)
+        assert (answer["degraded"], all_counted(home, answer)) == (None, 4)
 
 
 def test_what_is_marked_is_not_recorded_again(home):
@@ -98,7 +85,7 @@ def test_without_marks_the_journal_is_recorded_again_from_the_end_of_the_load_an
         written = sum(1 for _ in read_events(home / "journal"))
         assert shown(another.metrics)["fraud_events_recorded_again_total",] == written
         answer = score(another, "unmarked")
-        assert (answer["degraded"], seen(home, answer)) == (None, 2)
+        assert (answer["degraded"], all_counted(home, answer)) == (None, 2)
 
 
 def test_more_events_than_memory_holds_are_recorded_from_the_journal(home, monkeypatch):
@@ -109,16 +96,14 @@ def test_more_events_than_memory_holds_are_recorded_from_the_journal(home, monke
             for _ in range(8):
                 score(one, "many")
         answer = settled(one, "many")
-        before = [line for line in read_decisions(home / "journal") if line["customer_id"] == "many"]
-        assert seen(home, answer) == len(before) - 1
+        assert all_counted(home, answer)
 
 
 def test_a_server_that_was_killed_comes_back_with_its_file_and_nothing_is_missing(home, serving):
     assert score(serving, "outlives")["degraded"] is None
     kill(home)
     answer = settled(serving, "outlives")
-    before = [line for line in read_decisions(home / "journal") if line["customer_id"] == "outlives"]
-    assert seen(home, answer) == len(before) - 1
+    assert all_counted(home, answer)
 
 
 def test_a_store_that_lost_its_last_moments_gets_them_from_the_journal(home, serving):
@@ -130,9 +115,7 @@ def test_a_store_that_lost_its_last_moments_gets_them_from_the_journal(home, ser
             score(serving, "behind")
         serving.recording.catching_up.look()
     answer = settled(serving, "behind")
-    before = [line for line in read_decisions(home / "journal") if line["customer_id"] == "behind"]
-    assert len(before) >= 5
-    assert seen(home, answer) == len(before) - 1
+    assert all_counted(home, answer) >= 4
 
 
 def test_a_store_that_lost_its_last_moments_is_not_marked_before_it_is_known_for_another(home, monkeypatch):
@@ -146,7 +129,7 @@ def test_a_store_that_lost_its_last_moments_is_not_marked_before_it_is_known_for
                 score(one, "unasked")
         one.recording.catching_up.look()
         answer = settled(one, "unasked")
-        assert seen(home, answer) == 4
+        assert all_counted(home, answer) == 4
 
 
 def test_what_is_let_go_of_is_suspected_before_nothing_waits():
@@ -200,6 +183,5 @@ def test_an_empty_store_is_noticed_at_once_and_read_again_when_history_is_loaded
     assert (raised.value.status, "state" in raised.value.detail) == (503, True)
     backfill()
     answer = settled(serving, customer)
-    before = [line for line in read_decisions(home / "journal") if line["customer_id"] == customer]
-    assert seen(home, answer) == len(before) - 1
+    assert all_counted(home, answer)
     assert shown(serving.metrics)["fraud_store_whole",] == 1

@@ -20,7 +20,8 @@ from feature_repo.windows.resolve import resolve_service
 from feature_repo.windows.state import to_microseconds
 from feature_repo.windows.view import windowed_view
 from pipelines.load_journal import load_journal
-from tests.deployments import LOADED_UNTIL, SERVICE, START, body_of, events, fill_lake, make_bundle
+from tests import deployments
+from tests.deployments import LOADED_UNTIL, SERVICE, START, body_of, events, fill_lake, make_bundle, send
 from tests.windows_project import online_client
 from training.bundle import Bundle
 
@@ -84,7 +85,7 @@ def opened(home, version="v1"):
 
 def score(serving, rows):
     for row in rows:
-        serving.answer("score", json.dumps(body_of(row)).encode(), 0)
+        deployments.score(serving, body_of(row))
 
 
 def journalled(home):
@@ -216,7 +217,7 @@ def test_an_event_that_no_view_reads_is_kept_all_the_same_and_missed_by_a_view_o
         "transaction_id": "told", "reason_code": "10.4", "customer_id": "c", "terminal_id": "t", "amount_usd_cents": 100,
         "event_timestamp": ROWS[0]["event_timestamp"].isoformat(),
     }  # fmt: skip
-    told = json.loads(serving.answer("chargeback", json.dumps(chargeback).encode(), 0).body)
+    told = json.loads(send(serving, "chargeback", chargeback).body)
     assert load_journal(home / "journal", settings().lake).added["chargebacks"] == 1
     apply_definitions(store)
     serving.following.look()

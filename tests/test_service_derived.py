@@ -38,7 +38,8 @@ from pipelines.load_journal import load_journal
 from pipelines.parity import parity
 from pipelines.replay import replay
 from pipelines.serve import running_service
-from tests.deployments import END, LOADED_UNTIL, START, body_of, deployed, events, registered
+from tests import deployments
+from tests.deployments import END, LOADED_UNTIL, START, body_of, deployed, events, registered, send
 from tests.faults import pid_of, standing_still
 from training.registry import promote
 
@@ -260,16 +261,15 @@ def serving(home, decisions):
 
 
 def chargeback(serving, name):
-    body = json.dumps({"transaction_id": name, "reason_code": "10.4"}).encode()
-    return serving.answer("chargeback", body, 0)
+    return send(serving, "chargeback", {"transaction_id": name, "reason_code": "10.4"})
 
 
 def test_what_waited_for_the_store_is_taken_over_too(home, serving):
     """And without its index the journal tells the same."""
     row = {**TRANSACTIONS[0], "created_timestamp": None, "event_timestamp": datetime.now(UTC)}
-    first, second = (json.dumps(body_of(row, transaction_id=name)).encode() for name in ("waits", "next"))
+    first, second = (body_of(row, transaction_id=name) for name in ("waits", "next"))
     with standing_still(pid_of(home)):
-        assert json.loads(serving.answer("score", first, 0).body)["degraded"] == "features-unavailable"
+        assert deployments.score(serving, first)["degraded"] == "features-unavailable"
     with pytest.raises(Problem, match="nothing was done; send the same again"):
         chargeback(serving, "waits")
     time.sleep(PAUSE_S)
@@ -278,7 +278,7 @@ def test_what_waited_for_the_store_is_taken_over_too(home, serving):
     body = json.dumps({"transaction_id": "waits", "reason_code": "10.4"}).encode()
     with pytest.raises(Problem, match="transaction 'waits' was recorded without a column"):
         serving.answer("chargeback", body, 0, needed.value.look_up())
-    serving.answer("score", second, 0)
+    deployments.score(serving, second)
     lines = [e for e in read_events(home / "journal") if e["transaction_id"] == "waits"]
     assert [list(derived_of_event(line).values()) for line in lines] == [[], [None]]
     serving.close()

@@ -3,7 +3,6 @@
 One service lives through all of it, in the order of this file. At the end every decision that it took is compared with history.
 """
 
-import json
 import os
 import signal
 import threading
@@ -23,16 +22,16 @@ from pipelines.backfill import backfill
 from pipelines.parity import parity
 from pipelines.serve import running_service
 from tests import deployments
-from tests.deployments import LOADED_UNTIL, deployed, events, opened, ready, registered, wait_for, worker_pid
+from tests.deployments import after_load, deployed, events, opened, ready, registered, wait_for, worker_pid
 from tests.exposition import samples
 from tests.faults import full_disk, kill, pid_of, standing_still
+from tests.journals import all_counted
 from training.registry import promote
 from training.rollout import Rollout
 from training.rollout_registry import RolloutRegistry
 
 TRANSACTIONS, CHARGEBACKS = events(seed=6, count=300)
-ROW = next(row for row in TRANSACTIONS if row["event_timestamp"] >= LOADED_UNTIL)
-COUNT = "customer_transactions_count_7d"
+ROW = after_load(TRANSACTIONS)[0]
 HOUR_US = 3_600_000_000
 
 
@@ -59,7 +58,8 @@ class Load:
 
     def __init__(self, url, name):
         self.answers, self.requests, self.unanswered = [], {}, {}
-        self._url, self._name = url, name
+        self.customers = [f"{name}{number}" for number in range(3)]
+        self._url = url
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -91,7 +91,7 @@ class Load:
     def _run(self):
         with httpx.Client(base_url=self._url, timeout=10) as client:
             while not self._stop.is_set():
-                request = live(f"{self._name}{len(self.requests) % 3}")
+                request = live(self.customers[len(self.requests) % len(self.customers)])
                 self.requests[request["transaction_id"]] = request
                 try:
                     answer = client.post("/v1/score", json=request)
@@ -128,14 +128,14 @@ class Load:
         assert recorded == Counter(ids)
 
 
-def counted_by(home, url, customer):
-    """How many earlier transactions of a customer the service counts, and how many were acknowledged."""
-    request = live(customer)
-    answer = httpx.post(f"{url}/v1/score", json=request).json()
-    assert answer["degraded"] is None
-    lines = {line["transaction_id"]: line for line in read_decisions(home / "journal")}
-    before = sum(line["customer_id"] == customer for line in lines.values()) - 1
-    return lines[request["transaction_id"]]["features"][COUNT], before
+def counted(home, url, *customers):
+    """The next transaction of each counts all that were answered before it; returns the fewest that were."""
+    found = []
+    for customer in customers:
+        answer = httpx.post(f"{url}/v1/score", json=live(customer)).json()
+        assert answer["degraded"] is None
+        found.append(all_counted(home, answer))
+    return min(found)
 
 
 def loaded_again():
@@ -158,9 +158,7 @@ def test_valkey_is_killed_and_comes_back_with_its_file(home, url):
     load.check(home)
     assert not load.unanswered
     assert set(load.degraded) <= {"features-unavailable", "store-catching-up"}
-    for customer in range(3):
-        seen, before = counted_by(home, url, f"killed{customer}")
-        assert seen == before
+    assert counted(home, url, *load.customers)
 
 
 def test_valkey_stands_still_for_five_seconds(home, url):
@@ -173,9 +171,7 @@ def test_valkey_stands_still_for_five_seconds(home, url):
         load.until_well()
     load.check(home)
     assert not load.unanswered
-    for customer in range(3):
-        seen, before = counted_by(home, url, f"hung{customer}")
-        assert seen == before
+    assert counted(home, url, *load.customers)
 
 
 def test_the_service_is_killed_while_events_wait_for_the_store(home, url):
@@ -189,9 +185,7 @@ def test_the_service_is_killed_while_events_wait_for_the_store(home, url):
         wait_for(lambda: ready(url), patience_s=120)
         load.until_well()
     load.check(home)
-    for customer in range(3):
-        seen, before = counted_by(home, url, f"mown{customer}")
-        assert seen == before
+    assert counted(home, url, *load.customers)
     # What was not answered may be sent again: it is decided once, whatever became of the first try.
     for request in list(load.unanswered.values())[:3]:
         first, again = (httpx.post(f"{url}/v1/score", json=request) for _ in range(2))
@@ -259,12 +253,8 @@ def beside(home):
 
         def score(self, customer, count=1, **changes):
             """The reasons for which each of so many transactions was degraded, or None."""
-            found = []
-            for _ in range(count):
-                body = json.dumps(live(customer, **changes)).encode()
-                reply = self.serving.answer("score", body, time.perf_counter_ns())
-                found.append(json.loads(reply.body)["degraded"])
-            return found
+            requests = [live(customer, **changes) for _ in range(count)]
+            return [deployments.score(self.serving, request)["degraded"] for request in requests]
 
     one = Beside()
     with closing(opened(home, "first", "1", clock_us=lambda: now_us() + one.ahead_us)) as one.serving:
@@ -274,14 +264,12 @@ def beside(home):
 def test_two_processes_write_the_same_keys_while_the_clock_of_one_jumps(home, url, beside):
     with Load(url, "shared") as load:
         for beside.ahead_us in (0, HOUR_US, 0, -HOUR_US, 0):
-            for customer in ("shared0", "shared1", "shared2"):
+            for customer in load.customers:
                 assert beside.score(customer, 8) == [None] * 8
     load.check(home)
     assert not load.unanswered
     assert not load.degraded
-    for customer in range(3):
-        seen, before = counted_by(home, url, f"shared{customer}")
-        assert seen == before > 40
+    assert counted(home, url, *load.customers) > 40
 
 
 def test_a_clock_jumps_while_the_store_stands_still(home, url, beside):
@@ -294,8 +282,7 @@ def test_a_clock_jumps_while_the_store_stands_still(home, url, beside):
     wait_for(lambda: beside.score(**keys) == [None])
     beside.ahead_us = 0
     assert beside.score(count=3, **keys) == [None] * 3
-    seen, before = counted_by(home, url, "clocked")
-    assert seen == before
+    assert counted(home, url, "clocked")
 
 
 def test_valkey_is_started_again_without_its_file(home, url):
@@ -308,9 +295,7 @@ def test_valkey_is_started_again_without_its_file(home, url):
     load.check(home)
     assert not load.unanswered
     assert {"state-lost"} <= set(load.degraded) <= {"features-unavailable", "state-lost", "store-catching-up"}
-    for customer in ("emptied0", "killed0", "mown0"):
-        seen, before = counted_by(home, url, customer)
-        assert seen == before
+    assert counted(home, url, "emptied0", "killed0", "mown0")
 
 
 def test_at_the_end_every_decision_is_what_history_says(home, url):

@@ -1,7 +1,6 @@
 """A challenger beside the champion, within one process: real engine, real Valkey, real journal; the registry is a shelf."""
 
 import json
-import time
 from contextlib import closing, contextmanager
 from datetime import timedelta
 
@@ -21,8 +20,10 @@ from feature_repo.windows.wire import exchange
 from monitoring.beside import record_beside
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
-from tests.deployments import LOADED_UNTIL, after_load, body_of, deployed, events, fresh, make_bundle
+from tests import deployments
+from tests.deployments import LOADED_UNTIL, after_load, body_of, deployed, events, fresh, make_bundle, send
 from tests.exposition import shown
+from tests.journals import line_of
 from tests.windows_project import online_client
 from training.bundle import Bundle
 from training.ledger import Ledger
@@ -102,15 +103,8 @@ def service(shelf, folder=None):
 
 def score(serving, row=LATER[0], **changes):
     """A request like the row's, under an id never used, and its answer and line."""
-    request = fresh(row, **changes)
-    reply = serving.answer("score", json.dumps(request).encode(), time.perf_counter_ns())
-    answer = json.loads(reply.body)
-    return answer, line_of(request["transaction_id"])
-
-
-def line_of(transaction_id):
-    (found,) = (x for x in read_decisions(settings().journal) if x["transaction_id"] == transaction_id)
-    return found
+    answer = deployments.score(serving, fresh(row, **changes))
+    return answer, line_of(settings().home, answer["transaction_id"])
 
 
 def scored_by(folder, line):
@@ -197,7 +191,7 @@ def test_customers_are_shared_between_the_models_by_a_sticky_hash(deployment, sh
 def chargeback(serving, row):
     sent = {name: value for name, value in row.items() if name != "event_day"}
     times = {name: sent[name].isoformat() for name in ("event_timestamp", "created_timestamp")}
-    serving.answer("chargeback", json.dumps(sent | times).encode(), time.perf_counter_ns())
+    send(serving, "chargeback", sent | times)
 
 
 def test_parity_holds_for_both_models_whoever_decided(tmp_path):
@@ -268,8 +262,7 @@ def test_a_share_of_declines_is_approved_and_flagged_with_its_probability(deploy
         lines = [score(serving, amount="12.50")[1] for _ in range(80)]
         above = score(serving, amount="600.01")[1]
         request = body_of(LATER[0], transaction_id=lines[0]["transaction_id"], amount="12.50")
-        again = serving.answer("score", json.dumps(request).encode(), time.perf_counter_ns())
-    assert again.repeated
+        assert send(serving, "score", request).repeated
     for line in lines:
         draw = line["exploration"]
         assert draw["draw"] == position(document.seed, line["transaction_id"])

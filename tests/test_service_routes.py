@@ -19,6 +19,7 @@ from feature_repo.store import open_store
 from tests import deployments
 from tests.asgi import JSON, Client, kind_of, problem_of
 from tests.deployments import SERVICE, after_load, body_of, events, opened, with_bundle
+from tests.journals import line_of
 from training.bundle import Bundle
 from training.policy import Policy
 
@@ -181,11 +182,7 @@ def test_features_are_those_that_a_decision_at_that_instant_sees(client, home):
     answer = client.post("/v1/features", json=asked())
     assert journalled(home) == before
     client.post("/v1/score", json=request)
-    line = next(
-        line
-        for line in read_decisions(home / "journal")
-        if line["transaction_id"] == request["transaction_id"]
-    )
+    line = line_of(home, request["transaction_id"])
     shown = answer.json()
     assert shown["features"] == line["features"]
     assert shown["state_seen"] == line["state_seen"]
@@ -235,11 +232,7 @@ def test_a_decision_is_shown_with_all_it_was_made_from(client, home):
     request = fresh(transaction_id="a decision/with ü")
     answer = client.post("/v1/score", json=request).json()
     shown = client.get(f"/v1/decisions/{quote(request['transaction_id'], safe='')}").json()
-    line = next(
-        line
-        for line in read_decisions(home / "journal")
-        if line["transaction_id"] == request["transaction_id"]
-    )
+    line = line_of(home, request["transaction_id"])
     assert {name: shown[name] for name in answer if name != "reasons"} == {
         name: answer[name] for name in answer if name != "reasons"
     }
