@@ -3,20 +3,16 @@
 import os
 from contextlib import closing
 from datetime import UTC, datetime
-from decimal import Decimal
-from types import SimpleNamespace
 
 import pytest
 
 import bento.catching_up
 import bento.recording
-from bento.metrics import Metrics
-from bento.patient_journal import LineLostError
 from bento.problem import Problem
-from bento.recording import Recording
 from bento.replaying import Replaying, marks_key
 from feature_repo.journal import Journal, read_events, writer_name
-from feature_repo.windows.recorder import Written
+from feature_repo.store import open_store
+from feature_repo.windows.live_recorder import LiveRecorder
 from pipelines.backfill import backfill
 from tests import deployments
 from tests.deployments import after_load, events, live, opened, send, wait_for, with_bundle
@@ -132,35 +128,35 @@ def test_a_store_that_lost_its_last_moments_is_not_marked_before_it_is_known_for
         assert all_counted(home, answer) == 4
 
 
-def test_what_is_let_go_of_is_suspected_before_nothing_waits():
-    """Else the thread that marks could take the state for whole in between."""
-    recording, idle = Recording(None, None, None, Metrics(), lambda: 0), []
-    recording.catching_up = SimpleNamespace(suspect=lambda: idle.append(recording.idle), found=())
-    recording._overflowed = True
-    assert not recording.caught_up()
-    assert (idle, recording.idle) == ([False], True)
+def test_what_is_let_go_of_is_suspected_before_nothing_waits(home, monkeypatch):
+    """Else the thread that marks could take the state for whole in between: here it looks at just that moment."""
+    monkeypatch.setattr(bento.catching_up, "_POLL_S", 3600.0)
+    monkeypatch.setattr(bento.recording, "BACKLOG_LIMIT", 3)
+    with closing(opened(home)) as one:
+        catching_up = one.recording.catching_up
+        suspect, moments = catching_up.suspect, []
+
+        def looked_at(*why):
+            moments.append(one.recording.idle)
+            catching_up.look()
+            suspect(*why)
+
+        score(one, "let go of")
+        with standing_still(pid_of(home)):
+            for _ in range(8):
+                score(one, "let go of")
+        monkeypatch.setattr(catching_up, "suspect", looked_at)
+        answer = settled(one, "let go of")
+        assert moments == [False]
+        assert all_counted(home, answer) >= 9
 
 
-def test_what_is_computed_of_an_event_that_waited_and_finds_no_room_in_the_journal_is_no_fault_of_the_store():
-    def lost(*given):
-        raise LineLostError("no room")
-
-    written = Written(1, {"column": Decimal(1)})
-    recorder = SimpleNamespace(write=lambda table, events: [written for _ in events])
-    recording = Recording(recorder, SimpleNamespace(event=lost), None, Metrics(), lambda: 0)
-    recording._backlog.extend({"transaction_id": f"t{number}"} for number in range(2))
-    with recording.store():
-        assert recording.caught_up()
-
-
-def test_files_of_another_machine_are_not_marked_though_its_process_has_the_same_number(tmp_path):
-    journal = Journal(tmp_path)
-    event = {"transaction_id": "t", "created_timestamp": datetime.now(UTC)}
-    own = journal.event("transactions", event)
-    journal.close()
+def test_files_of_another_machine_are_not_marked_though_its_process_has_the_same_number(home, tmp_path):
+    with closing(Journal(tmp_path)) as journal:
+        own = journal.event("transactions", {"transaction_id": "t", "created_timestamp": datetime.now(UTC)})
     (tmp_path / own.file.replace(writer_name(), f"elsewhere-{os.getpid()}")).write_text("{}\n")
-    replaying = Replaying(None, SimpleNamespace(project="fraud"), tmp_path)
-    assert replaying.ends() == {own.file: own.length}
+    with client_of(home) as client, closing(LiveRecorder.open(open_store())) as recorder:
+        assert Replaying(client, recorder, tmp_path).ends() == {own.file: own.length}
 
 
 @pytest.mark.parametrize("how", ["flushed", "restarted"])

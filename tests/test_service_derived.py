@@ -17,6 +17,7 @@ import pytest
 from feast import FeatureService
 
 from bento.online import online_client
+from bento.patient_journal import LOST
 from bento.problem import HistoryNeededError, Problem
 from bento.recording import PAUSE_S
 from bento.replaying import Replaying
@@ -39,8 +40,8 @@ from pipelines.parity import parity
 from pipelines.replay import replay
 from pipelines.serve import running_service
 from tests import deployments
-from tests.deployments import END, LOADED_UNTIL, START, body_of, deployed, events, registered, send
-from tests.faults import pid_of, standing_still
+from tests.deployments import END, LOADED_UNTIL, START, body_of, deployed, events, live, registered, send
+from tests.faults import full_disk, pid_of, standing_still
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=11, count=120)
@@ -286,3 +287,16 @@ def test_what_waited_for_the_store_is_taken_over_too(home, serving):
     with closing(Serving.open()) as again:
         assert not chargeback(again, "waits").repeated
         assert chargeback(again, "waits").repeated
+
+
+def test_what_is_computed_of_an_event_that_waited_and_finds_no_room_in_the_journal_is_no_fault_of_the_store(
+    home, serving, monkeypatch
+):
+    row = {**TRANSACTIONS[0], "customer_id": "no room"}
+    with standing_still(pid_of(home)):
+        assert deployments.score(serving, live(row))["degraded"] == "features-unavailable"
+    time.sleep(PAUSE_S)
+    monkeypatch.setattr(serving.recording.journal, "_limit", 0)
+    with full_disk():
+        answer = deployments.score(serving, live(row))
+    assert (answer["degraded"], answer["score"] is None) == (LOST, False)
