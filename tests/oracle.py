@@ -74,6 +74,15 @@ def aggregates(spec, events, instant, known_as_of, key=0):
     ]
 
 
+def newest(versions, known_as_of):
+    """Of the versions of each event that were known before an instant, the one known last."""
+    last = {}
+    for event in sorted(versions, key=lambda event: event["known"]):
+        if event["known"] < known_as_of:
+            last[event["id"]] = event
+    return list(last.values())
+
+
 def middle(value):
     """What stands for a value in a percentile: itself below 64, else the middle of its 32nd part of a doubling."""
     magnitude = abs(value)

@@ -33,12 +33,12 @@ from feature_repo.windows.recorder import EventRecorder
 from feature_repo.windows.transform import transform
 from feature_repo.windows.view import windowed_view
 from tests import oracle
-from tests.timelines import START, asks, micros, moment, streams
+from tests.timelines import COLUMN_OF, START, asks, micros, moment, streams
+from tests.windows_project import every_aggregate
 
 FILTER = "amount > -3 AND NOT place IS NULL"
 WINDOWS = ["1s", "10s", "1m"]
 LENGTHS = {"1s": 1_000_000, "10s": 10_000_000, "1m": 60_000_000}
-COLUMNS = {"events": "", "number": "amount", "code": "place"}
 
 
 @transform(
@@ -75,7 +75,7 @@ def build(folder, project, events):
         Entity(name=name, join_keys=[column], value_type=ValueType.STRING)
         for name, column in (("holder", "key"), ("place", "place"))
     )
-    every = {(name, COLUMNS[row.needs]): WINDOWS for name, row in FUNCTIONS.items()}
+    every = every_aggregate(*WINDOWS)
     common = {"source": source, "event_id": "id", "aggregates": every}
     everything = windowed_view("everything", prefix="all", entities=[key], **common)
     filtered = windowed_view("filtered", prefix="some", entities=[key], where=FILTER, delay="10s", **common)
@@ -116,9 +116,9 @@ def truth(events, ask_key, ask_place, instant, known):
         for function, spec in FUNCTIONS.items():
             for window in WINDOWS:
                 inside = oracle.counted(pool, key, instant, LENGTHS[window], delay, known, where)
-                subject = COLUMNS[spec.needs] or "events"
+                subject = COLUMN_OF[spec.needs] or "events"
                 row[f"{prefix}_{subject}_{function}_{window}"] = oracle.aggregate(
-                    function, COLUMNS[spec.needs], inside, instant
+                    function, COLUMN_OF[spec.needs], inside, instant
                 )
     return row
 

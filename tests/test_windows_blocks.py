@@ -8,25 +8,18 @@ from feature_repo.windows.blocks import summarize
 from feature_repo.windows.evaluate import Asks, Events, evaluate
 from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.kernel import BUCKETS, FOR_EVER, NULL, bucket_of, middle_of
-from feature_repo.windows.spec import Aggregate, ViewSpec
 from tests import oracle
+from tests.kernel_rows import answer, plain
+from tests.timelines import every_function
 
-REAL = {"mean", "std", "seconds_since_last", "seconds_since_first"}
 WINDOWS = (40, 100, 1000)
 AMOUNTS = st.one_of(st.none(), st.integers(-70, 70), st.integers(-(10**9), 10**9))
 
 
-def view(functions, delay=0):
-    outputs = tuple(
-        Aggregate(f"{name}_{window}", name, {"events": "", "number": "amount", "code": "place"}[FUNCTIONS[name].needs], window)
-        for name in functions
-        for window in WINDOWS
-    )  # fmt: skip
-    return ViewSpec("view", "events", ("key",), "id", "time", "known", "", delay, outputs)
-
-
-WITHOUT_CODES = view([name for name, row in FUNCTIONS.items() if row.needs != "code"])
-EVERYTHING = view(list(FUNCTIONS))
+WITHOUT_CODES = every_function(
+    windows=WINDOWS, functions=[name for name, row in FUNCTIONS.items() if row.needs != "code"]
+)
+EVERYTHING = every_function(windows=WINDOWS)
 
 
 def columns(spec, events):
@@ -38,23 +31,6 @@ def columns(spec, events):
         np.array([e["known"] for e in events], dtype=np.int64),
         np.array(stored, dtype=np.int64).reshape(len(spec.columns), len(events)),
     )
-
-
-def answer(spec, events, asks):
-    asked = np.array(asks, dtype=np.int64).reshape(-1, 2)
-    out = np.empty((len(asked), len(spec.aggregates)), dtype=np.int64)
-    wanted = Asks(asked[:, 0].copy(), asked[:, 1].copy(), np.array([0, len(asked)]), np.arange(len(asked)))
-    evaluate(spec, events, wanted, range(1), out)
-    return out
-
-
-def plain(spec, row):
-    for a, value in zip(spec.aggregates, row, strict=True):
-        real = float(np.int64(value).view(np.float64))
-        if a.function in REAL:
-            yield None if np.isnan(real) else real
-        else:
-            yield None if value == NULL else int(value)
 
 
 def edges(instant):
@@ -116,14 +92,14 @@ def test_a_block_answers_as_its_events_do(data):
     # All was known when it happened, and blocks must have been known by when they are asked for.
     asks = [(instant, 10**6)]
     truth = oracle.aggregates(spec, events, instant, 10**6)
-    assert list(plain(spec, answer(spec, mixed, asks)[0])) == truth
+    assert plain(spec, answer(spec, mixed, asks)[0]) == truth
     assert np.array_equal(answer(spec, mixed, asks), answer(spec, raw, asks))
 
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_version_is_seen_until_the_next_one_was_known(data):
-    spec = view(list(FUNCTIONS), delay=data.draw(st.sampled_from([0, 60])))
+    spec = every_function(windows=WINDOWS, delay=data.draw(st.sampled_from([0, 60])))
     events = [e | {"place": data.draw(st.sampled_from([1, 2, None]))} for e in data.draw(timelines())]
     for e in events:
         e["known"] = e["time"] + data.draw(st.sampled_from([0, 0, 5, 300]))
@@ -144,7 +120,7 @@ def test_a_version_is_seen_until_the_next_one_was_known(data):
     asks.sort()
     for row, (instant, as_of) in zip(answer(spec, rows, asks), asks, strict=True):
         seen = [e for e in events if as_of <= e["until"]]
-        assert list(plain(spec, row)) == oracle.aggregates(spec, seen, instant, as_of)
+        assert plain(spec, row) == oracle.aggregates(spec, seen, instant, as_of)
 
 
 @given(st.integers(-(2**63) + 1, 2**63 - 1), st.integers(0, 70))
@@ -163,7 +139,7 @@ def test_squares_of_a_block_carry_from_the_low_word_to_the_high_one():
     amounts = [2**32 - 1, 2**32 - 1, 2**40, -(2**41) + 7]
     times, starts = np.arange(4), np.array([0, 4])
     events = Events(times, times, np.array([amounts]), starts)
-    blocks = summarize(view(["std"]), events, starts)
+    blocks = summarize(every_function(windows=WINDOWS, functions=["std"]), events, starts)
     squares = sum(amount**2 for amount in amounts)
     assert (int(blocks.high[0, 0]), int(blocks.low[0, 0])) == divmod(squares, 2**64)
 

@@ -379,15 +379,6 @@ def versions(draw):
     return draw(st.permutations(found))
 
 
-def newest(found, known):
-    """Of the versions of each event known before an instant, the one known last."""
-    last = {}
-    for e in sorted(found, key=lambda e: e["known"]):
-        if e["known"] < known:
-            last[e["id"]] = e
-    return list(last.values())
-
-
 @pytest.fixture(scope="module")
 def corrected(module_home, tmp_path_factory):
     folder = tmp_path_factory.mktemp("corrected")
@@ -416,11 +407,11 @@ def of_versions(found, ask):
     """The view ``corrected`` by hand."""
     key, _, instant, known = ask
     for e in found:
-        before = newest(found, e["time"])
+        before = oracle.newest(found, e["time"])
         mean = derived_views.window("mean", "amount", before, e["key"], e["time"], 10 * SECOND, e["time"])
         e["ratio"] = derived_views.stored(derived_views.divided(e["amount"], mean), 4)
         e["big"] = None if e["amount"] is None else int(e["amount"] > 3)
-    counted = [e for e in newest(found, known) if e["amount"] is not None and e["amount"] > -3]
+    counted = [e for e in oracle.newest(found, known) if e["amount"] is not None and e["amount"] > -3]
     asked = [
         ("sum", "amount", 10),
         ("sum", "amount", 60),

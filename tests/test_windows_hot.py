@@ -19,8 +19,8 @@ from feature_repo.windows.spec import Aggregate, ViewSpec
 from tests import oracle
 from tests.deliveries import DAY, TINY, rows_of, steady
 from tests.homes import client_of
+from tests.kernel_rows import plain
 from tests.state_bytes import sealed_of
-from tests.test_windows_oracle import expected, plain
 from tests.timelines import SECOND, START, asks, every_function, micros, streams
 
 COUNTER = iter(range(10**6))
@@ -51,14 +51,14 @@ class Deployment:
         rows = [{"key": key} for key, _, _ in wanted]
         instants, known = (np.array([ask[i] for ask in wanted], dtype=np.int64) for i in (1, 2))
         ((results, seen),), *_ = self.reader.read(rows, instants, known)
-        return [list(plain(self.spec, row)) for row in results], seen.tolist()
+        return [plain(self.spec, row) for row in results], seen.tolist()
 
     def sealed(self, name="a"):
         return sealed_of(self.client.get(self.key(name)))
 
 
 def truth(spec, events, wanted):
-    return [list(expected(spec, "", events, *ask)) for ask in wanted]
+    return [oracle.aggregates(spec, events, instant, known, key) for key, instant, known in wanted]
 
 
 @given(st.data())
@@ -153,20 +153,23 @@ def test_events_of_one_instant_are_never_divided(client):
     assert deployment.ask(wanted)[0] == truth(spec, same, wanted)
 
 
-def written(deployment, event):
-    """One event of history, loaded."""
-    columns = [event["amount"] or 0, value_code(event["place"] or "")]
+def load(deployment, events, sizes=TINY):
+    """Events of one key, as history."""
+    spec = deployment.spec
+
+    def stored(column, event):
+        return value_code(event["place"] or "") if column == "place" else event[column] or 0
+
     batch = pa.RecordBatch.from_pydict(
         {
-            "key": ["a"],
-            "__time": [event["time"]],
-            "__known": [event["known"]],
-            "__id": [event_number(event["id"])],
-            **{f"__v{i}": [value] for i, value in enumerate(columns)},
+            "key": ["a"] * len(events),
+            "__time": [e["time"] for e in events],
+            "__known": [e["known"] for e in events],
+            "__id": [event_number(e["id"]) for e in events],
+            **{f"__v{i}": [stored(c.name, e) for e in events] for i, c in enumerate(spec.columns)},
         }
     )
-    prefix = view_prefix(deployment.project, deployment.spec)
-    HistoryWriter(deployment.client, deployment.spec, prefix, TINY).write(batch)
+    HistoryWriter(deployment.client, spec, view_prefix(deployment.project, spec), sizes).write(batch)
 
 
 @pytest.mark.parametrize("renew", ["load", "record", "compact"])
@@ -179,7 +182,7 @@ def test_what_stands_beside_a_state_goes_no_sooner_than_the_state(client, renew)
     for key in (deployment.key(), *beside):
         client.expire(key, 500)
     if renew == "load":
-        written(deployment, events[0])
+        load(deployment, events[:1])
     elif renew == "record":
         deployment.record([events[0]])
     else:
@@ -290,20 +293,7 @@ def test_loaded_history_takes_at_most_32_bytes_an_event_and_200_a_key(client, co
     spec = of_three_columns()
     deployment = Deployment(client, spec, SIZES)
     events = list(priced(count))
-    columns = {
-        c.name: [e[c.name] if c.name != "place" else value_code(e["place"] or "") for e in events]
-        for c in spec.columns
-    }
-    batch = pa.RecordBatch.from_pydict(
-        {
-            "key": ["a"] * count,
-            "__time": [e["time"] for e in events],
-            "__known": [e["known"] for e in events],
-            "__id": [event_number(e["id"]) for e in events],
-            **{f"__v{i}": columns[c.name] for i, c in enumerate(spec.columns)},
-        }
-    )
-    HistoryWriter(client, spec, view_prefix(deployment.project, spec)).write(batch)
+    load(deployment, events, SIZES)
     key = deployment.key()
     assert bytes_of(client, key, parts_key(key), distinct_key(key, 0)) <= 32 * count + 200
     results, seen = deployment.ask([("a", events[-1]["time"] + 1, events[-1]["time"] + 1)])
@@ -332,15 +322,6 @@ def test_reading_a_hot_key_takes_a_bounded_number_of_bytes(client):
 VERSIONED = replace(every_function(where="amount > 0"), corrected=True)
 
 
-def versions_counted(events, instant, window, known_as_of, passes=lambda event: (event["amount"] or 0) > 0):
-    """The events a window holds, of each the version known last, by hand."""
-    latest = {}
-    for event in sorted((e for e in events if e["known"] < known_as_of), key=lambda e: e["known"]):
-        latest[event["id"]] = event
-    inside = [e for e in latest.values() if instant - window <= e["time"] < instant and passes(e)]
-    return sorted(inside, key=lambda e: (e["time"], e["order"]))
-
-
 @given(st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_of_a_corrected_event_the_version_known_last_counts(client, data):
@@ -359,13 +340,10 @@ def test_of_a_corrected_event_the_version_known_last_counts(client, data):
         deployment.record(arrivals[first : first + 7])
         if data.draw(st.booleans()):
             deployment.compactor.compact([deployment.key()])
-    expected_rows = [
-        [
-            oracle.aggregate(
-                a.function, a.column, versions_counted(versions, instant, a.window_us, known_as_of), instant
-            )
-            for a in VERSIONED.aggregates
-        ]
-        for _, instant, known_as_of in wanted
+
+    def counted(known):
+        return [e for e in oracle.newest(versions, known) if (e["amount"] or 0) > 0]
+
+    assert deployment.ask(wanted)[0] == [
+        oracle.aggregates(VERSIONED, counted(known), instant, known, key) for key, instant, known in wanted
     ]
-    assert deployment.ask(wanted)[0] == expected_rows

@@ -13,9 +13,9 @@ from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.kernel import NULL, _multiply, _square, _to_float
 from feature_repo.windows.spec import Aggregate, ViewSpec
 from tests import oracle
+from tests.kernel_rows import answer, plain
 from tests.timelines import SECOND, every_function
 
-REAL = {"mean", "std", "seconds_since_last", "seconds_since_first"}
 LARGEST = 2**63 - 1
 
 
@@ -39,21 +39,7 @@ def run(spec, times, values, asks, known=None):
         else np.empty((0, len(times)), np.int64),
         starts=np.array([0, len(times)]),
     )
-    asked = np.array(asks, dtype=np.int64).reshape(-1, 2)
-    out = np.empty((len(asked), len(spec.aggregates)), dtype=np.int64)
-    rows = np.arange(len(asked))
-    wanted = Asks(
-        np.ascontiguousarray(asked[:, 0]), np.ascontiguousarray(asked[:, 1]), np.array([0, len(asked)]), rows
-    )
-    evaluate(spec, events, wanted, range(1), out)
-    return [[plain(a, value) for a, value in zip(spec.aggregates, row, strict=True)] for row in out]
-
-
-def plain(aggregate, value):
-    if aggregate.function in REAL:
-        real = float(value.view(np.float64))
-        return None if math.isnan(real) else real
-    return None if value == NULL else int(value)
+    return [plain(spec, row) for row in answer(spec, events, asks)]
 
 
 def truth(spec, times, values, asks, known=None):

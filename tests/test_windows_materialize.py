@@ -6,13 +6,13 @@ from decimal import Decimal
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import Entity, FeatureService
+from feast import Entity
 from feast.value_type import ValueType
 
-from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.plan import OnlinePlan
 from feature_repo.windows.recorder import EventRecorder
 from feature_repo.windows.state import to_microseconds
+from tests import windows_project
 from tests.state_bytes import head_of, tail_of
 from tests.windows_project import (
     HOLDER,
@@ -23,6 +23,7 @@ from tests.windows_project import (
     at,
     event,
     events_source,
+    every_aggregate,
     online_client,
     project,
     state_keys,
@@ -31,17 +32,11 @@ from tests.windows_project import (
 )
 
 DAY = 86_400
-EVERY = {
-    (name, {"events": "", "number": "amount", "code": "place"}[row.needs]): ["1h", "7d"]
-    for name, row in FUNCTIONS.items()
-}
+EVERY = every_aggregate("1h", "7d")
 
 
 def deploy(folder, events, aggregates=EVERY, schema=SCHEMA, **options):
-    """A store over ``events`` with a view ``view`` and a service of it."""
-    source = events_source(write_events(folder / "events.parquet", events, schema))
-    view = view_of(source, aggregates, **options)
-    return project(folder, source, view, FeatureService(name="service", features=[view]))
+    return windows_project.deploy(folder, events, aggregates, schema, **options)
 
 
 def held(store):

@@ -19,6 +19,7 @@ from feast.value_type import ValueType
 from feature_repo.windows.offline_store import WindowedOfflineStore
 from feature_repo.windows.sources import pinned
 from feature_repo.windows.state import code, to_microseconds
+from tests import windows_project
 from tests.windows_project import (
     HOLDER,
     PLACE,
@@ -42,9 +43,7 @@ def folder(home, tmp_path):
 
 
 def deploy(folder, events, aggregates=COUNT | SUM, schema=SCHEMA, **options):
-    source = events_source(write_events(folder / "events.parquet", events, schema))
-    view = view_of(source, aggregates, **options)
-    return project(folder, source, view, FeatureService(name="service", features=[view]))
+    return windows_project.deploy(folder, events, aggregates, schema, **options)
 
 
 def ask(store, rows, features="service", **options):

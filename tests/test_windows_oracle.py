@@ -6,11 +6,11 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.windows.kernel import NULL
 from feature_repo.windows.limits import Limits
 from feature_repo.windows.slabs import Request, Slabs
 from feature_repo.windows.state import new_state, pack_event, windows_of_states
 from tests import oracle
+from tests.kernel_rows import plain
 from tests.timelines import SECOND, asks, every_function, moment, streams
 
 DELAYS = st.sampled_from([0, SECOND, 10 * SECOND])
@@ -26,24 +26,6 @@ def passes(where, event):
         "place = 'x' OR amount IS NULL": place == "x" or amount is None,
         "NOT place IN ('y')": place is not None and place != "y",
     }[where]
-
-
-def expected(spec, where, events, key, instant, known_as_of):
-    for a in spec.aggregates:
-        inside = oracle.counted(
-            events, key, instant, a.window_us, spec.delay_us, known_as_of, lambda event: passes(where, event)
-        )
-        yield oracle.aggregate(a.function, a.column, inside, instant)
-
-
-def plain(spec, row):
-    """A kernel row as Python values, floats kept to the bit."""
-    for a, value in zip(spec.aggregates, row, strict=True):
-        if a.function in ("mean", "std", "seconds_since_last", "seconds_since_first"):
-            real = float(np.int64(value).view(np.float64))
-            yield None if np.isnan(real) else real
-        else:
-            yield None if value == NULL else int(value)
 
 
 def online(spec, events, wanted):
@@ -99,8 +81,9 @@ def test_state_and_table_give_what_the_oracle_gives(data):
     wanted = data.draw(asks(events))
     where = data.draw(WHERES)
     spec = every_function(delay=data.draw(DELAYS), where=where)
-    truth = [list(expected(spec, where, events, *ask)) for ask in wanted]
-    assert [list(plain(spec, row)) for row in online(spec, events, wanted)] == truth
+    counted = [event for event in events if passes(where, event)]
+    truth = [oracle.aggregates(spec, counted, instant, known, key) for key, instant, known in wanted]
+    assert [plain(spec, row) for row in online(spec, events, wanted)] == truth
     limits = Limits(
         rows=data.draw(st.sampled_from([1, 2, 100])), events=data.draw(st.sampled_from([1, 3, 100]))
     )

@@ -18,9 +18,8 @@ from feature_repo.windows.recorder import EventRecorder
 from feature_repo.windows.scripts import script
 from tests import oracle
 from tests.deliveries import CORRECTED, DAY, PLAIN, SPECS, TINY, rows_of, steady, to_deliver
+from tests.kernel_rows import plain
 from tests.state_bytes import content_of, sealed_of
-from tests.test_windows_hot import versions_counted
-from tests.test_windows_oracle import plain
 from tests.timelines import SECOND
 
 
@@ -67,21 +66,15 @@ def answers(client, project, spec, wanted):
     reader = StateReader(client, [StateView(spec, project, ("key",))])
     instants, known = (np.array([ask[i] for ask in wanted], dtype=np.int64) for i in (0, 1))
     ((results, _),), *_ = reader.read([{"key": "a"}] * len(wanted), instants, known)
-    return [list(plain(spec, row)) for row in results]
+    return [plain(spec, row) for row in results]
 
 
 def truth(spec, events, wanted):
     """The oracle's answers, of events that come in versions."""
     return [
-        [
-            oracle.aggregate(
-                a.function,
-                a.column,
-                versions_counted(events, instant, a.window_us, known, lambda e: passes(spec, e)),
-                instant,
-            )
-            for a in spec.aggregates
-        ]
+        oracle.aggregates(
+            spec, [e for e in oracle.newest(events, known) if passes(spec, e)], instant, known, "a"
+        )
         for instant, known in wanted
     ]
 

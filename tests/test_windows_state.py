@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.windows import embedded
-from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.plan import OnlinePlan
 from feature_repo.windows.reading import StateReader, StateView
 from feature_repo.windows.recorder import EventRecorder, windowed_specs
@@ -20,21 +19,26 @@ from feature_repo.windows.state import to_microseconds
 from tests import oracle
 from tests.state_bytes import head_of, tail_of
 from tests.timelines import moment, streams
-from tests.windows_project import START, at, event, events_source, online_client, project, view_of
+from tests.windows_project import (
+    START,
+    at,
+    event,
+    events_source,
+    every_aggregate,
+    online_client,
+    project,
+    view_of,
+)
 
 HOUR = 3600
 GRACE = 2 * 24 * HOUR  # s behind the newest event of a key that are still answered
-EVERY = {
-    (name, {"events": "", "number": "amount", "code": "place"}[row.needs]): ["10s", "1m"]
-    for name, row in FUNCTIONS.items()
-}
 COUNTER = iter(range(10**6))
 
 
 @pytest.fixture(scope="module")
 def store(module_home):
     source = events_source(module_home / "events.parquet")
-    view = view_of(source, EVERY, name="everything")
+    view = view_of(source, every_aggregate("10s", "1m"), name="everything")
     hourly = view_of(
         source, {("count", ""): ["1h"], ("sum", "amount"): ["1h"]}, name="hourly", prefix="hourly"
     )
@@ -71,13 +75,9 @@ def ask(plan, key, *instants):
     return [dict(zip(plan.feature_names, row, strict=True)) for row in values]
 
 
-def client_of(store):
-    return online_client(store)
-
-
 def state_of(store, view, key):
-    (name,) = client_of(store).keys(f"window:small:{view}:*:{len(key)}:{key}")
-    return name, client_of(store).get(name)
+    (name,) = online_client(store).keys(f"window:small:{view}:*:{len(key)}:{key}")
+    return name, online_client(store).get(name)
 
 
 @given(st.data())
@@ -192,7 +192,7 @@ def test_a_question_that_reaches_dropped_events_is_refused_with_the_way_out(stor
     dropped = head_of(state)[0]
     assert dropped < min(record[0] for record in tail_of(state, ["number"]))
     (spec,) = (spec for spec in windowed_specs(store) if spec.view == "hourly")
-    reader = StateReader(client_of(store), [StateView(spec, "small", ("key",))])
+    reader = StateReader(online_client(store), [StateView(spec, "small", ("key",))])
     first_answered = np.array([dropped + HOUR * 1_000_000 + 1])
     ((results, _),), *_ = reader.read([{"key": key}], first_answered, first_answered)
     assert results[0, 0] > 0
@@ -217,7 +217,7 @@ def test_of_a_small_state_nothing_is_dropped(plan, recorder, key):
 
 def test_a_server_without_the_scripts_is_given_them(store, plan, recorder, key):
     recorder.record("events", [event(1, 0, key=key)])
-    client_of(store).script_flush()
+    online_client(store).script_flush()
     recorder.record("events", [event(n, n, key=key) for n in range(2, 9)])
     assert ask(plan, key, at(30))[0]["all_events_count_1m"] == 8
 
@@ -232,7 +232,7 @@ def test_a_server_that_was_restarted_has_every_event_and_takes_more(module_home,
 
 def test_a_state_expires_when_nothing_in_it_can_count_any_more(store, recorder, key):
     recorder.record("events", [event(1, 0, key=key, amount=100)])
-    client = client_of(store)
+    client = online_client(store)
     for view, longest in (("everything", 60), ("hourly", HOUR), ("large", HOUR + 10)):
         name, _ = state_of(store, view, key)
         assert GRACE + longest <= client.ttl(name) <= (GRACE + longest) * 17 / 16
@@ -242,7 +242,7 @@ def test_a_state_expires_when_nothing_in_it_can_count_any_more(store, recorder, 
 
 
 def test_an_event_without_known_time_is_known_now_by_the_servers_clock(store, plan, recorder, key):
-    seconds, micros = client_of(store).time()
+    seconds, micros = online_client(store).time()
     now = datetime.fromtimestamp(seconds, UTC)
     rows = [
         {**event(1, 0, key=key), "time": now, "known": None},
@@ -262,7 +262,7 @@ def test_an_event_without_known_time_is_known_now_by_the_servers_clock(store, pl
 
 
 def test_in_a_large_batch_each_event_keeps_its_own_known_time_and_states(store, plan, recorder, key):
-    seconds, _ = client_of(store).time()
+    seconds, _ = online_client(store).time()
     now = datetime.fromtimestamp(seconds, UTC)
     rows = [
         {
@@ -300,7 +300,7 @@ def test_in_a_large_batch_each_event_keeps_its_own_known_time_and_states(store, 
 def test_of_a_batch_with_a_wrong_event_nothing_is_written(store, recorder, key, wrong, error):
     with pytest.raises(error):
         recorder.record("events", [event(1, 0, key=key), {**event(2, 1, key=key), **wrong}])
-    assert client_of(store).keys(f"*:{len(key)}:{key}") == []
+    assert online_client(store).keys(f"*:{len(key)}:{key}") == []
 
 
 def test_a_missing_column_and_an_unknown_source_are_refused(recorder, key):
@@ -313,11 +313,11 @@ def test_a_missing_column_and_an_unknown_source_are_refused(recorder, key):
 
 
 def test_an_event_without_key_or_outside_the_filter_touches_no_state(store, recorder, key):
-    before = len(client_of(store).keys("*"))
+    before = len(online_client(store).keys("*"))
     known = recorder.record("events", [event(1, 0, key=None), event(2, 0, key=key, amount=99)])
     assert known == [to_microseconds(at(0))] * 2
-    assert len(client_of(store).keys("*")) == before + 2
-    assert not client_of(store).keys(f"window:small:large:*{key}")
+    assert len(online_client(store).keys("*")) == before + 2
+    assert not online_client(store).keys(f"window:small:large:*{key}")
 
 
 def test_keys_that_read_alike_have_states_of_their_own(store, plan, recorder):
@@ -330,10 +330,10 @@ def test_keys_that_read_alike_have_states_of_their_own(store, plan, recorder):
 def test_a_damaged_state_is_an_error_not_an_answer(store, plan, recorder, key):
     recorder.record("events", [event(1, 0, key=key)])
     name, _ = state_of(store, "hourly", key)
-    client_of(store).append(name, b"torn")
+    online_client(store).append(name, b"torn")
     with pytest.raises(ValueError, match=r"^hourly: a state with .* is no whole number"):
         ask(plan, key, at(1))
-    client_of(store).delete(name)
+    online_client(store).delete(name)
 
 
 def test_warming_asks_for_nothing_that_a_state_has_dropped(plan, recorder):

@@ -4,10 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import Entity, FeatureStore, FileSource, PushSource, RepoConfig
+from feast import Entity, FeatureService, FeatureStore, FileSource, PushSource, RepoConfig
 from feast.value_type import ValueType
 
+from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.view import windowed_view
+from tests.timelines import COLUMN_OF
 
 START = datetime(2024, 3, 9, 22, tzinfo=UTC)
 HOLDER = Entity(name="holder", join_keys=["key"], value_type=ValueType.STRING)
@@ -55,6 +57,11 @@ def view_of(source, aggregates, *, name="view", prefix="all", entities=(HOLDER,)
     )
 
 
+def every_aggregate(*windows):
+    """Every function over each window, as ``view_of`` takes them."""
+    return {(name, COLUMN_OF[row.needs]): list(windows) for name, row in FUNCTIONS.items()}
+
+
 def project(folder, *objects, name="small"):
     """A store with the objects applied; FRAUD_HOME says where its online store is."""
     store = FeatureStore(
@@ -70,6 +77,13 @@ def project(folder, *objects, name="small"):
     )
     store.apply([HOLDER, PLACE, *objects])
     return store
+
+
+def deploy(folder, events, aggregates, schema=SCHEMA, **options):
+    """A store over a file of the events with a view ``view`` and a service ``service`` of it."""
+    source = events_source(write_events(folder / "events.parquet", events, schema))
+    view = view_of(source, aggregates, **options)
+    return project(folder, source, view, FeatureService(name="service", features=[view]))
 
 
 def online_client(store):
