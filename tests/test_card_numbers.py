@@ -10,7 +10,7 @@ from bento.card_numbers import holds_card_number, masked
 from bento.problem import Problem
 from bento.request import parse_chargeback, parse_question, parse_transaction
 from bento.score_batch import elements
-from tests.test_service_request import CHARGEBACK, FULL, NOW_US
+from tests.bodies import CHARGEBACK, FULL, NOW_US
 
 # The networks' own test numbers.
 NUMBERS = {

@@ -19,20 +19,16 @@ from bento.api_keys import SCOPES
 from bento.metrics import Metrics
 from bento.rollout_metrics import RolloutMetrics
 from feature_repo.journal import Journal
+from feature_repo.settings import PROJECT_ROOT
+from tests.deploy_files import DASHBOARD, DEPLOY, LOCK, RULES, queries
 from tests.deployments import events
 from tests.journals import ids
 
-ROOT = Path(__file__).resolve().parent.parent
-DEPLOY = ROOT / "bento" / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 MANIFESTS = {each["kind"]: each for each in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())}
 POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
 JOB = MANIFESTS["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 CONTAINERS = [*POD["initContainers"], *POD["containers"], *JOB["containers"]]
-ALERTS = yaml.safe_load((DEPLOY / "alerts.yml").read_text())
-RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
-DASHBOARD = json.loads((DEPLOY / "grafana" / "fraud.json").read_text())
-LOCK = dict(re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed: apt-get install prometheus"
@@ -76,7 +72,7 @@ def test_every_config_is_a_file_that_is_there_and_every_secret_one_that_is_not()
     for secret in COMPOSE["secrets"].values():
         assert secret["file"].startswith("./secrets/")
         assert not (DEPLOY / secret["file"]).exists()
-    assert "bento/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "bento/deploy/secrets/" in (PROJECT_ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_every_image_is_pinned_and_as_new_as_what_is_tested():
@@ -177,18 +173,12 @@ def test_what_pods_that_are_gone_have_journalled_is_loaded_by_the_job(home, monk
     assert ids(home / "lake", "transactions") == sorted(row["transaction_id"] for row in rows)
 
 
-def queries():
-    """Every expression of alerts and dashboard."""
-    yield from (rule["expr"] for rule in RULES)
-    yield from (target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"])
-
-
 def test_alerts_and_dashboard_read_what_the_service_counts():
     metrics = Metrics()
     RolloutMetrics(metrics)
     counted = {family.name for family in metrics.meters.collect()}
     recorded = {rule["record"] for rule in RULES if "record" in rule}
-    for query in queries():
+    for query in (*queries(), *(rule["expr"] for rule in RULES)):
         for name in re.findall(r"\bfraud[_:][a-z0-9_:]+", query):
             assert name in recorded or re.sub("_(total|bucket|sum|count)$", "", name) in counted, name
 

@@ -3,7 +3,6 @@
 import math
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from feature_repo.windows.plan import OnlinePlan
 from pipelines import serve
 from pipelines.serve import running_service
 from tests import deployments
+from tests.deploy_files import DEPLOY, LOCK, RULES, queries
 from tests.deployments import (
     PATIENCE_S,
     SERVICE,
@@ -34,7 +34,7 @@ from tests.deployments import (
     wait_for,
 )
 from tests.exposition import samples
-from tests.test_deploy_files import DASHBOARD, DEPLOY, LOCK, RULES
+from tests.ports import free_port
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=9, count=300)
@@ -243,12 +243,6 @@ def prometheus(url, keys, home):
             process.wait(20)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def up(address):
     try:
         return httpx.get(f"http://{address}/-/ready").status_code == 200
@@ -271,8 +265,7 @@ def test_prometheus_reaches_every_target(prometheus):
 
 @needs_prometheus
 def test_every_query_of_the_dashboard_and_every_recorded_one_returns_data(prometheus):
-    asked = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-    asked += [rule["record"] for rule in RULES if "record" in rule]
+    asked = [*queries(), *(rule["record"] for rule in RULES if "record" in rule)]
     lacking = [query.replace("$__rate_interval", "10s") for query in asked]
     deadline = time.monotonic() + PATIENCE_S
     while lacking and time.monotonic() < deadline:

@@ -22,6 +22,7 @@ from feature_repo.journal import (
     read_lines,
     row_of_event,
 )
+from tests.clocks import Clock
 
 DAY_US = 86_400_000_000
 NOON_US = 20_000 * DAY_US + DAY_US // 2
@@ -91,12 +92,12 @@ def test_derived_columns_come_back_exact_and_are_no_column_of_the_row(journal):
 
 
 def test_a_new_day_begins_a_new_file(tmp_path):
-    clock = [NOON_US]
-    journal = Journal(tmp_path, lambda: clock[0])
+    clock = Clock(NOON_US)
+    journal = Journal(tmp_path, clock)
     journal.decision({"n": 1})
-    clock[0] += DAY_US // 2 - 1
+    clock.now += DAY_US // 2 - 1
     journal.decision({"n": 2})
-    clock[0] += 1
+    clock.now += 1
     journal.decision({"n": 3})
     journal.close()
     files = sorted(tmp_path.iterdir())
@@ -105,10 +106,10 @@ def test_a_new_day_begins_a_new_file(tmp_path):
 
 
 def test_a_new_day_whose_file_cannot_be_made_is_tried_again_and_touches_no_other_file(tmp_path, monkeypatch):
-    clock = [NOON_US]
-    journal = Journal(tmp_path / "journal", lambda: clock[0])
+    clock = Clock(NOON_US)
+    journal = Journal(tmp_path / "journal", clock)
     journal.decision({"n": 1})
-    clock[0] += DAY_US
+    clock.now += DAY_US
 
     def full(*given):
         raise OSError(28, "No space left on device")

@@ -18,6 +18,7 @@ from feature_repo.journal import Journal
 from feature_repo.journal_loader import JournalLoader
 from feature_repo.lake_writer import version_of
 from feature_repo.settings import PROJECT_ROOT
+from tests.clocks import Clock
 from tests.deployments import wait_for
 from tests.exposition import shown
 from tests.journals import assert_loaded, ids, write
@@ -167,9 +168,9 @@ def _hears(channel):
 def followed(home, journal):
     """A follower in a thread, by a clock that stands still: gives the clock, and how to wait for what it tells."""
     ours, theirs = socket.socketpair()
-    clock = [0.0]
+    clock = Clock()
     loader = JournalLoader(journal.folder, home / "lake")
-    thread = threading.Thread(target=follow, args=(loader, theirs, 0.01, lambda: clock[0]))
+    thread = threading.Thread(target=follow, args=(loader, theirs, 0.01, clock))
     thread.start()
     with ours, theirs, ours.makefile("r") as reports:
 
@@ -192,11 +193,11 @@ def test_it_loads_every_ten_seconds_and_says_how_far_the_lake_is_behind(home, jo
         write(journal, range(2))
         size = sum(path.stat().st_size for path in journal.folder.glob("*.jsonl"))
         until(lambda report: report["bytes"] == size)
-        clock[0] = 9.0
+        clock.now = 9.0
         for _ in range(3):
             until(lambda report: report == {"bytes": size})
         assert not (home / "lake").exists()
-        clock[0] = 10.0
+        clock.now = 10.0
         until(lambda report: report == {"bytes": 0})
         assert_loaded(home / "lake", range(2))
 
@@ -216,11 +217,11 @@ def test_what_goes_wrong_is_said_once_and_tried_again(home, journal, caplog):
         path.write_bytes(whole.replace(b'"currency"', b'"currenci"', 1))
         until(lambda report: report["bytes"])
         for now in (100.0, 200.0, 300.0):
-            clock[0] = now
+            clock.now = now
             for _ in range(3):  # it has looked again since
                 until(lambda report: report["bytes"])
         assert caplog.text.count("cannot be loaded into the lake") == 1
         path.write_bytes(whole)
-        clock[0] = 400.0
+        clock.now = 400.0
         until(lambda report: report == {"bytes": 0})
     assert_loaded(home / "lake", range(2))

@@ -8,22 +8,16 @@ import pytest
 from bento.patient_journal import IN_MEMORY, LOST, RETRY_S, LineLostError, PatientJournal, in_memory
 from bento.seen import Seen
 from feature_repo.journal import read_decisions, read_events
+from tests.clocks import Clock
 from tests.faults import full_disk
 
 NOON_US = 20_000 * 86_400_000_000 + 43_200_000_000
 ROW = {"transaction_id": "t", "created_timestamp_us": 1}
 
 
-class Time:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def time():
-    return Time()
+    return Clock()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pipelines.mapping
 from feature_repo.settings import PROJECT_ROOT
 from pipelines.cli import main
 from pipelines.features_table import feature_rows, markdown, table
+from tests.ports import free_port
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"<!-- (run|serve) -->\n```(bash|python)\n(.*?)```\n", re.DOTALL)
@@ -33,12 +33,6 @@ def environment(home):
     bin_folder = str(Path(sys.executable).parent)
     own = {"PATH": os.pathsep.join([bin_folder, os.environ["PATH"]]), "FRAUD_HOME": str(home)}
     return {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")} | own
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def _run(command, environment):
@@ -75,7 +69,7 @@ def test_what_the_readme_says_to_run_runs_in_its_order(environment, home):
     assert [kind for kind, _, _ in blocks].count("serve") == 1
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed, which the README calls the service with")
-    port, said, python, service = _free_port(), "", "", None
+    port, said, python, service = str(free_port()), "", "", None
     try:
         for kind, language, text in blocks:
             text = text.replace(f":{PORT}", f":{port}").replace(f"--port {PORT}", f"--port {port}")

@@ -15,7 +15,8 @@ from feature_repo.store import apply_definitions
 from feature_repo.windows import redis_address
 from feature_repo.windows.recorder import EventRecorder
 from feature_repo.windows.redis_address import connect, parameters
-from tests.redis_servers import Authority, free_port, server, tls_binary
+from tests.ports import free_port
+from tests.redis_servers import Authority, server, tls_binary
 
 AT = datetime(2026, 11, 21, 10, tzinfo=UTC)
 PASSWORD = "a-password-of-ours"  # noqa: S105

@@ -7,17 +7,10 @@ import pytest
 
 from bento.guards import CHECK_EVERY, Guard, Histogram, reference_scores
 from monitoring.drift import build_profile
+from tests.clocks import Clock
 from training.rollout import Guards
 
 FAST, SLOW = 1_000_000, 80_000_000
-
-
-class Clock:
-    def __init__(self):
-        self.us = 0
-
-    def __call__(self):
-        return self.us
 
 
 def scores(count, seed=0, shift=0.0):
@@ -146,7 +139,7 @@ def test_what_goes_wrong_late_is_not_outvoted_by_what_went_well_before():
     clock = Clock()
     guard = Guard(Guards(), clock)
     run(guard, alike(19_000))
-    clock.us = 3_600_000_000
+    clock.now = 3_600_000_000
     run(guard, alike(CHECK_EVERY))
     assert guard.counts()["taken"] == 0
     found, after = run(guard, [((0.01, "approve"), (0.01, "decline"), FAST)] * 1000)

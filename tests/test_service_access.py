@@ -19,8 +19,10 @@ from bento.scopes import ANY, OPEN, route_of, scope_of
 from bento.service_settings import ServiceSettings, service_settings
 from bento.trace_export import Sampling
 from bento.tracing import Tracing
+from tests.asgi import problem_of
+from tests.bodies import NOW
+from tests.clocks import Clock
 from tests.exposition import shown
-from tests.test_api_keys import NOW, Clock
 
 LOCAL, REMOTE = ("127.0.0.1", 5), ("203.0.113.7", 5)
 PATHS = {"/v1/score": "score", "/v1/transactions": "record", "/v1/model": "read", "/metrics": "metrics"}
@@ -37,7 +39,7 @@ class Service:
     """The gate before an app that says which path it was asked, at a clock of its own."""
 
     def __init__(self, path, **limits):
-        self.clock, self.asked, self.work = Clock(), [], None
+        self.clock, self.asked, self.work = Clock(NOW.timestamp()), [], None
         self.limits = ServiceSettings(path, **limits)
         self.state = SimpleNamespace(
             access=Access(self.limits, self.clock, self.clock),
@@ -76,11 +78,10 @@ def path(tmp_path):
     return tmp_path / "api-keys.json"
 
 
-def problem_of(answer):
-    assert answer.headers["content-type"] == "application/problem+json"
-    document = answer.json()
-    assert document["status"] == answer.status_code
-    return document["type"].removeprefix("/problems/"), document["detail"]
+def refusal(answer):
+    """Its kind and why."""
+    kind, document = problem_of(answer)
+    return kind, document["detail"]
 
 
 def test_without_a_key_configured_this_machine_is_answered_and_nobody_else(path, caplog):
@@ -90,7 +91,7 @@ def test_without_a_key_configured_this_machine_is_answered_and_nobody_else(path,
         assert service.send("/v1/score", client=(host, 5)).status_code == 200
     for client in (REMOTE, ("::ffff:203.0.113.7", 5), ("10.0.0.1", 5), ("0.0.0.0", 5), ("", 5), None):  # noqa: S104
         answer = service.send("/v1/score", client=client)
-        kind, detail = problem_of(answer)
+        kind, detail = refusal(answer)
         assert (answer.status_code, kind) == (403, "forbidden")
         assert "run: fraud keys create NAME --scope score" in detail
     assert len(service.asked) == 4
@@ -98,7 +99,7 @@ def test_without_a_key_configured_this_machine_is_answered_and_nobody_else(path,
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
 def test_what_came_through_a_proxy_is_not_from_this_machine_whatever_it_says(path, header):
-    kind, detail = problem_of(Service(path).send("/v1/score", (header, "127.0.0.1")))
+    kind, detail = refusal(Service(path).send("/v1/score", (header, "127.0.0.1")))
     assert kind == "forbidden"
     assert f"came through a proxy ({header.lower()})" in detail
 
@@ -110,7 +111,7 @@ def test_a_key_opens_what_its_scope_names_and_nothing_else(path, asked, scope):
     poor = service.key(*(set(SCOPES) - {scope}), name="other")
     assert service.send(asked, good, client=REMOTE).status_code == 200
     answer = service.send(asked, poor)
-    kind, detail = problem_of(answer)
+    kind, detail = refusal(answer)
     assert (answer.status_code, kind) == (403, "forbidden")
     assert f"the API key other lacks the scope {scope}" in detail
     assert answer.headers["www-authenticate"].endswith(f'error="insufficient_scope", scope="{scope}"')
@@ -121,7 +122,7 @@ def test_with_a_key_configured_this_machine_needs_one_too(path):
     service = Service(path)
     service.key("score")
     answer = service.send("/v1/score")
-    assert (answer.status_code, problem_of(answer)[0]) == (401, "unauthorized")
+    assert (answer.status_code, refusal(answer)[0]) == (401, "unauthorized")
     assert answer.headers["www-authenticate"] == 'Bearer realm="fraud"'
     assert service.asked == []
 
@@ -173,7 +174,7 @@ def test_a_key_s_rate_holds_in_bursts_of_a_second_s_worth_and_says_when_to_come_
     key = service.key("score", rate=4.0)
     answers = service.send("/v1/score", key, times=6)
     assert [each.status_code for each in answers].count(200) == 4
-    kind, detail = problem_of(answers[-1])
+    kind, detail = refusal(answers[-1])
     assert (answers[-1].status_code, kind, answers[-1].headers["retry-after"]) == (429, "rate-limited", "1")
     assert "shop may send 4 requests a second" in detail
     service.clock.now += 0.5
@@ -205,7 +206,7 @@ def test_requests_beyond_those_in_flight_are_refused_before_any_work(path):
     service = Service(path, max_in_flight=3)
     answers = service.send("/v1/score", times=5)
     assert [each.status_code for each in answers] == [200, 200, 200, 503, 503]
-    assert problem_of(answers[-1])[0] == "overloaded"
+    assert refusal(answers[-1])[0] == "overloaded"
     assert answers[-1].headers["retry-after"] == "1"
     assert len(service.asked) == 3
     assert set(service.state.access.in_flight.values()) == {0}
@@ -241,7 +242,7 @@ def test_a_request_whose_time_is_up_when_its_turn_comes_is_not_begun(path):
     service.work = slow
     answers = service.send("/v1/score", times=5)
     assert [each.status_code for each in answers] == [200, 200, 200, 503, 503]
-    kind, detail = problem_of(answers[-1])
+    kind, detail = refusal(answers[-1])
     assert kind == "deadline-passed"
     assert "it waited 600 ms, and 500 ms are allowed" in detail
     assert answers[-1].headers["retry-after"] == "1"

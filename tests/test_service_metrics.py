@@ -10,11 +10,11 @@ import prometheus_client
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client.parser import text_string_to_metric_families
 
 from bento.cells import Cells, service_folder, shared_cells
 from bento.counting import Meters
 from bento.metrics import STAGES, Metrics
+from tests.exposition import shown
 
 BOUNDS = (0.1, 0.5, 1.0)
 # Feast has the library keep its values in files, so what one registry counted is in the next one of the same names.
@@ -34,17 +34,6 @@ metrics.stages([0], [number * 10**6 for number in range(1, len(STAGES))])
 print("counted", flush=True)
 time.sleep(60)
 """
-
-
-def shown(meters):
-    """The samples of an exposition, by name and labels."""
-    body, media_type = meters.exposition()
-    assert media_type.startswith("text/plain")
-    return {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-    }
 
 
 @contextmanager

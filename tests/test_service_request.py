@@ -1,7 +1,7 @@
 """What the service makes of a request's body: a typed transaction, or a problem that names the field."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -17,31 +17,7 @@ from bento.request import (
     parse_transaction,
 )
 from feature_repo.currency import to_usd_cents
-
-NOW = datetime(2026, 11, 21, 10, 0, 0, tzinfo=UTC)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-NOW_US = (NOW - EPOCH) // timedelta(microseconds=1)
-
-SMALLEST = {
-    "transaction_id": "t1",
-    "customer_id": "c1",
-    "terminal_id": "m1",
-    "event_timestamp": "2026-11-21T09:00:00Z",
-    "amount": "12.50",
-}
-FULL = {
-    **SMALLEST,
-    "currency": "EUR",
-    "channel": "online",
-    "category": "books",
-    "customer_latitude": 52.5,
-    "customer_longitude": 13.4,
-    "terminal_latitude": -33,
-    "terminal_longitude": -0.25,
-    "status": "approved",
-    "created_timestamp": "2026-11-21T09:00:01.5+00:00",
-}
-CHARGEBACK = {"transaction_id": "t1", "reason_code": "10.4"}
+from tests.bodies import CHARGEBACK, FULL, NOW, NOW_US, SMALLEST
 
 
 def transaction(**changes):

@@ -21,6 +21,7 @@ from feature_repo.windows.live_recorder import LiveRecorder
 from feature_repo.windows.plan import StateReader, StateView
 from feature_repo.windows.recorder import windowed_specs
 from feature_repo.windows.state import to_microseconds
+from tests.clocks import Clock
 from tests.timelines import moment
 from tests.windows_project import (
     HOLDER,
@@ -164,12 +165,12 @@ def test_a_definition_that_nobody_reads_is_let_go_and_lacks_events_when_it_comes
     old = windowed_specs(store)[0]
     write_events(path, [event(1, 1)])
     store.materialize(at(-1), at(2))
-    clock = [0.0]
-    recorder = LiveRecorder.open(store, monotonic=lambda: clock[0])
+    clock = Clock()
+    recorder = LiveRecorder.open(store, monotonic=clock)
     change(store, source)
     recorder.follow([old])
     client = online_client(store)
-    clock[0] = LEASE_US / 1e6 + 1
+    clock.now = LEASE_US / 1e6 + 1
     client.hset(live_key(store.project), f"until:{named(old)}", 1)
     assert not recorder.follow([old])
     client.hset(live_key(store.project), f"until:{named(old)}", 1)
