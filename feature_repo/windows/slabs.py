@@ -23,6 +23,7 @@ from feature_repo.windows.event_scan import EventScan, KeyPart, column_types, in
 from feature_repo.windows.event_sql import check_columns, event_number_sql
 from feature_repo.windows.family import AskedRows, Family, KeyedRows
 from feature_repo.windows.limits import Limits
+from feature_repo.windows.memory import empty
 from feature_repo.windows.spec import ViewSpec
 
 Integers = NDArray[np.int64]
@@ -87,7 +88,7 @@ class Slabs:
         Raises:
             OverflowError: see ``evaluate``.
         """
-        outs = [np.empty((rows, len(request.spec.aggregates)), dtype=np.int64) for request in self.requests]
+        outs = [empty((rows, len(request.spec.aggregates))) for request in self.requests]
         self._fill(self._asked_rows(table), outs, progress)
         return [self._columns(request, out) for request, out in zip(self.requests, outs, strict=True)]
 
