@@ -6,6 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_repo.windows.asked_keys import encoded
 from feature_repo.windows.limits import Limits
 from feature_repo.windows.slabs import Request, Slabs
 from feature_repo.windows.state import new_state, pack_event, windows_of_states
@@ -59,18 +60,12 @@ def offline(spec, events, wanted, limits):
             }
         )
         connection.register("events", table)
-        rows = pa.table(
-            {
-                "key": pa.array([ask[0] for ask in wanted], pa.string()),
-                "__instant": pa.array([ask[1] for ask in wanted], pa.int64()),
-                "__known": pa.array([ask[2] for ask in wanted], pa.int64()),
-                "__row": pa.array(range(len(wanted)), pa.int64()),
-            }
-        )
-        connection.register("ask_rows", rows)
-        connection.execute("CREATE TEMP TABLE asks AS SELECT * FROM ask_rows")
-        with Slabs(connection, [Request(spec, "events", {"key": "key"})], "asks", limits) as slabs:
-            (columns,) = slabs.answer("asks", len(wanted))
+        key = pa.array([ask[0] for ask in wanted], pa.string())
+        instants, known = (np.array([ask[i] for ask in wanted], dtype=np.int64) for i in (1, 2))
+        connection.register("asks", pa.table({"key": key}))
+        requests = [Request(spec, "events", {"key": "key"})]
+        with Slabs(connection, requests, {"key": "asks"}, limits) as slabs:
+            (columns,) = slabs.answer({"key": encoded(pa.chunked_array([key]))}, instants, known)
     return [[columns[a.name][i].as_py() for a in spec.aggregates] for i in range(len(wanted))]
 
 

@@ -160,7 +160,7 @@ def test_a_null_known_time_is_refused_with_how_many():
             "0::BIGINT AS __known, 0::BIGINT AS __row"
         )
         with pytest.raises(ValueError, match=r"^view: column 'known' of events is null in 1 events; "):
-            Slabs(connection, [Request(spec_of(), "events", {"key": "key"})], "asks", Limits(1, 1))
+            Slabs(connection, [Request(spec_of(), "events", {"key": "key"})], {"key": "asks"}, Limits(1, 1))
 
 
 def test_names_derive_from_prefix_column_function_and_window():

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import RepoConfig
@@ -25,6 +24,7 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.registry.base_registry import BaseRegistry
 
 from feature_repo.lake import literal, parquet_sql, quote
+from feature_repo.windows.asked_keys import encoded
 from feature_repo.windows.cuts import between_sql, counted, cuts, histogram_sql
 from feature_repo.windows.derived import Integers, decimals, features, stored, used
 from feature_repo.windows.event_scan import column_types, integers
@@ -38,7 +38,7 @@ from feature_repo.windows.transform import reals
 
 __all__ = ["EventColumns", "Wanted", "computes", "counted_sql", "recorded_sql", "sources_of"]
 
-_ASKS, _ONE = "derived_asks", "derived_event"
+_ONE = "derived_event"
 
 
 @dataclass(frozen=True)
@@ -283,8 +283,9 @@ class EventColumns:
         ]
         path = self._path()
         limits = limits_of(self._config, list(bases.values()))
-        with Slabs(self._connection, requests, origin.sql, limits, last) as slabs:
-            work = _Pass(self._connection, slabs, list(bases), derived, columns)
+        asked = dict.fromkeys((key for view in bases.values() for key in view.keys), origin.sql)
+        with Slabs(self._connection, requests, asked, limits, last) as slabs:
+            work = _Pass(slabs, list(bases), derived, columns)
             read = set(columns).union(_needs(*derived)) & set(types)
             _write(path, map(work.finished, self._rows(origin, as_of, read, (first, last), limits.rows)))
         return parquet_sql((path,))
@@ -330,7 +331,6 @@ class EventColumns:
 class _Pass:
     """One pass over events, a table at a time in order of time: ``bases`` names the answers of ``slabs``."""
 
-    connection: duckdb.DuckDBPyConnection
     slabs: Slabs
     bases: Sequence[str]
     derived: Sequence[Derived]
@@ -339,19 +339,18 @@ class _Pass:
     def finished(self, rows: pa.Table) -> pa.Table:
         """Some events with their derived columns."""
         keys = dict.fromkeys(key for request in self.slabs.requests for key in request.spec.keys)
-        asks = rows.select([*keys, "__instant", "__known"])
-        self.connection.register(_ASKS, asks.append_column("__row", pa.array(np.arange(len(rows)))))
-        answers = dict(zip(self.bases, self.slabs.answer(_ASKS, len(rows)), strict=True))
-        self.connection.unregister(_ASKS)
+        coded = {key: encoded(rows[key]) for key in keys}
         instants = integers(rows["__instant"])
+        found = self.slabs.answer(coded, instants, integers(rows["__known"]))
+        answers = dict(zip(self.bases, found, strict=True))
         table = rows.select(list(self.columns))
         for column in self.derived:
             read = {name: reals(rows[name]) for name in column.event_columns}
             for base in column.views:
-                found = answers[base.digest]
-                read |= {name: reals(found[name]) for name in found if name in column.reads}
-            values = stored(features(column, instants, read), column.scale)
-            table = table.append_column(column.name, decimals(values, column.scale))
+                values = answers[base.digest]
+                read |= {name: reals(values[name]) for name in values if name in column.reads}
+            units = stored(features(column, instants, read), column.scale)
+            table = table.append_column(column.name, decimals(units, column.scale))
         return table
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from feature_repo.lake import quote
 from feature_repo.windows.cuts import between_sql, counted, histogram_sql
-from feature_repo.windows.event_sql import check_columns, column_sql, refuse_nulls
+from feature_repo.windows.event_sql import column_sql, refuse_nulls
 from feature_repo.windows.kernel import NULL
+from feature_repo.windows.memory import empty
 from feature_repo.windows.sources import instant_sql
 from feature_repo.windows.spec import StoredColumn, ViewSpec
 
@@ -65,22 +67,25 @@ class EventScan:
 
     Args:
         specs: views of this source that agree on its time, known-time and id columns.
-        source: its table expression.
+        source: its table expression. types: of its columns.
         parts: the key parts of each view, in the order of ``specs``.
 
     Raises:
-        ValueError: see ``check_columns``, ``stored_sql`` and ``refuse_nulls``.
+        ValueError: see ``stored_sql`` and ``refuse_nulls``.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, specs: Sequence[ViewSpec], source: str, parts: Sequence[Sequence[KeyPart]]
-    ) -> None:  # fmt: skip
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        specs: Sequence[ViewSpec],
+        source: str,
+        types: dict[str, str],
+        parts: Sequence[Sequence[KeyPart]],
+    ) -> None:
         self._connection = connection
         self._source = source
         self._spec = specs[0]
-        self._types = column_types(connection, source)
-        for spec in specs:
-            check_columns(spec, self._types)
+        self._types = types
         refuse_nulls(connection, specs[0], source)
         self.parts = tuple(dict.fromkeys(part for each in parts for part in each))
         self.fields = [fields_of(spec, self._types) for spec in specs]
@@ -101,13 +106,12 @@ class EventScan:
         if self._spec.created:
             inner.append(f"epoch_us({instant_sql(self._spec.created, self._types)}) AS __known")
         inner += [f"{quote(part.column)} AS __k{i}" for i, part in enumerate(self.parts)]
-        inner += [f"{field.sql} AS __v{i}" for i, field in enumerate(self._fields)]
+        values = [self._value_sql(i) for i in range(len(self._fields))]
+        inner += [value for value, _ in values if value]
         inner += [f"coalesce(({where}), false) AS __w{i}" for i, where in enumerate(self._filters)]
         outer = ["__time", "__id", *(["__known"] if self._spec.created else [])]
         outer += [f"coalesce(i{i}.id, -1) AS __k{i}" for i in range(len(self.parts))]
-        outer += [f"__v{i}" for i in range(len(self._fields))] + [
-            f"__w{i}" for i in range(len(self._filters))
-        ]
+        outer += [value for _, value in values] + [f"__w{i}" for i in range(len(self._filters))]
         joins = "".join(
             f" LEFT JOIN {p.table} i{i} ON e.__k{i} = i{i}.value" for i, p in enumerate(self.parts)
         )
@@ -124,17 +128,20 @@ class EventScan:
             ValueError: a number is -2**63, which stands for null here.
         """
         table = self._connection.sql(self.sql(lo, hi)).to_arrow_table()
-        values = {field: self._numbers(field, table[f"__v{i}"]) for i, field in enumerate(self._fields)}
-        times = integers(table["__time"])
-        known = integers(table["__known"]) if self._spec.created else times
+        as_it_happened = not self._spec.created or table["__known"].equals(table["__time"])
         return Piece(
-            times=times,
-            known=None if np.array_equal(known, times) else known,
+            times=_held(table["__time"]),
+            known=None if as_it_happened else _held(table["__known"]),
             ids=table["__id"],
-            keys={part: table[f"__k{i}"].to_numpy() for i, part in enumerate(self.parts)},
-            values=values,
-            passes={where: table[f"__w{i}"].to_numpy() for i, where in enumerate(self._filters)},
+            keys={part: _joined(table[f"__k{i}"]) for i, part in enumerate(self.parts)},
+            values={field: self._numbers(field, table[f"__v{i}"]) for i, field in enumerate(self._fields)},
+            passes={where: _joined(table[f"__w{i}"]) for i, where in enumerate(self._filters)},
         )
+
+    def count(self) -> int:
+        """How many events there are."""
+        ((count,),) = self._connection.execute(f"SELECT count(*) FROM {self._source}").fetchall()
+        return int(count)
 
     def span(self) -> tuple[int, int] | None:
         """The first and the last event time, microseconds; None of no events."""
@@ -154,6 +161,17 @@ class EventScan:
             return _hash_sql(name, kind)
         return name if kind == "VARCHAR" else f"CAST({name} AS VARCHAR)"
 
+    def _value_sql(self, i: int) -> tuple[str, str]:
+        """``__v{i}`` as it is read from the source, or nothing, and as it is selected beside the keys' numbers."""
+        column = self._fields[i].column
+        numbered = [k for k, part in enumerate(self.parts) if part.column == column.name]
+        if column.kind != "code" or not numbered:
+            return f"{self._fields[i].sql} AS __v{i}", f"__v{i}"
+        # A value that has a number needs no other code.
+        number, text = f"i{numbered[0]}.id", f"e.__k{numbered[0]}"
+        code = f"WHEN {text} IS NOT NULL THEN {_hash_sql(text, self._types[column.name])}"
+        return "", f"CASE WHEN {number} IS NOT NULL THEN CAST({number} AS UBIGINT) {code} END AS __v{i}"
+
     def _wanted_sql(self, parts: Sequence[KeyPart], where: str) -> str:
         conditions = [f"i{self.parts.index(part)}.id IS NOT NULL" for part in parts]
         conditions += [f"__w{self._filters.index(where)}"] if where else []
@@ -162,7 +180,7 @@ class EventScan:
     def _numbers(self, field: Field, values: pa.ChunkedArray) -> Integers:
         if field.column.kind == "number":
             _refuse_the_null_number(self._spec.view, field.column, values)
-        return integers(values)
+        return _held(values)
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
@@ -171,7 +189,7 @@ def column_types(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str
     return dict(connection.execute(query).fetchall())
 
 
-def integers(column: pa.ChunkedArray) -> Integers:
+def integers(column: pa.ChunkedArray | pa.Array) -> Integers:
     """A column as contiguous int64; nulls become the kernel's null, 64-bit codes keep their bits."""
     if column.null_count:
         column = column.fill_null(
@@ -179,6 +197,22 @@ def integers(column: pa.ChunkedArray) -> Integers:
         )
     values = column.to_numpy()
     return np.ascontiguousarray(values if values.dtype == np.int64 else values.view(np.int64))
+
+
+def _held(column: pa.ChunkedArray) -> Integers:
+    """As ``integers``, in memory of its own."""
+    out = empty((len(column),))
+    at = 0
+    for chunk in column.chunks:
+        out[at : at + len(chunk)] = integers(chunk)
+        at += len(chunk)
+    return out
+
+
+def _joined(column: pa.ChunkedArray) -> NDArray[Any]:
+    """A column without nulls, in memory of its own."""
+    parts = [chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    return np.concatenate(parts) if parts else column.to_numpy()
 
 
 def fields_of(spec: ViewSpec, types: Mapping[str, str]) -> tuple[Field, ...]:

@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from feature_repo.windows.evaluate import Asks, Events, evaluate
 from feature_repo.windows.event_scan import Field, KeyPart, Piece
 from feature_repo.windows.kernel import FOR_EVER
-from feature_repo.windows.sorting import key_starts, merge, order_by, surviving, tied
+from feature_repo.windows.memory import empty
+from feature_repo.windows.sorting import (
+    ALL_PASS,
+    NOTHING,
+    combine,
+    gather,
+    key_starts,
+    merge,
+    order_by,
+    surviving,
+    tied,
+)
 from feature_repo.windows.spec import ViewSpec
 
 Integers = NDArray[np.int64]
@@ -54,7 +65,7 @@ class AskedRows:
 class KeyedRows:
     """Rows that ask, by key and instant; ``nowhere`` are the rows of the result that have no key."""
 
-    codes: Integers
+    codes: NDArray[Any]
     instants: Integers
     known: Integers
     rows: Integers
@@ -63,12 +74,12 @@ class KeyedRows:
     @classmethod
     def of(cls, parts: Sequence[KeyPart], asks: AskedRows) -> Self:
         """Sort rows by the key made of ``parts``."""
-        codes, present = _codes(parts, asks.keys)
-        position = _order(codes, present, _greatest(parts))
-        instants = asks.instants[position]
-        known = instants if asks.known is None else asks.known[position]
-        nowhere = asks.rows[:0] if present is None else asks.rows[~present]
-        return cls(codes[position], instants, known, asks.rows[position], nowhere)
+        codes = _codes(parts, asks.keys)
+        positions, ordered = order_by(codes, _greatest(parts), NOTHING, NOTHING, 0, ALL_PASS)
+        instants = _at(asks.instants, positions)
+        known = instants if asks.known is None else _at(asks.known, positions)
+        nowhere = asks.rows[:0] if len(positions) == len(codes) else asks.rows[codes < 0]
+        return cls(ordered, instants, known, _at(asks.rows, positions), nowhere)
 
     def part(self, start: int, end: int) -> "KeyedRows":
         """A range of those that have a key."""
@@ -83,12 +94,26 @@ class _Held:
 
     Attributes:
         codes: [n] the key of each, as narrow as the greatest key allows.
-        fields: int64[f, n] time, known time if some event was known late, until when a version counts if there are versions,
-            values.
+        fields: int64[f, ...] time, known time if some event was known late, until when a version counts if there are
+            versions, values. at: where in them the n events stand: other ranges may stand beside them.
     """
 
     codes: NDArray[Any]
     fields: Integers
+    at: int = 0
+
+    @property
+    def times(self) -> Integers:
+        return self.fields[0, self.at : self.at + len(self.codes)]
+
+    def part(self, start: int, end: int) -> "_Held":
+        """A range of them, where they are."""
+        return _Held(self.codes[start:end], self.fields, self.at + start)
+
+    def alone(self) -> "_Held":
+        """The same in memory of their own."""
+        end = self.at + len(self.codes)
+        return _Held(self.codes.copy(), self.fields[:, self.at : end].copy())
 
 
 class Family:
@@ -120,40 +145,42 @@ class Family:
                 f"{specs[0].view}: {len(parts)} key columns with {[part.size for part in parts]} values have more than 2**63 "
                 "combinations; ask for fewer keys at a time"
             )
-        self._code_type = np.int32 if self._greatest < 2**31 else np.int64
         # Whether known times are held: not before an event was known late.
         self._late = False
         nothing = np.empty((self._first_value + len(self._values), 0), dtype=np.int64)
-        self._held = [_Held(np.empty(0, dtype=self._code_type), nothing)]
+        self._held = [_Held(np.empty(0, dtype=_code_type(self._greatest)), nothing)]
         # The first code of each range but the first.
-        self._bounds = np.empty(0, dtype=self._code_type)
+        self._bounds = self._held[0].codes
 
     @property
     def _first_value(self) -> int:
         """Where among the fields the values begin."""
         return 1 + self._late + self._corrected
 
-    def answer(self, asks: KeyedRows, spec: ViewSpec, out: Integers) -> list[Future[None]]:
-        """Fill the rows of ``out`` int64[r, a] that ask, once what is returned is done."""
-        out[asks.nowhere] = _of_no_events(spec)
-        edges = [0, *np.searchsorted(asks.codes, self._bounds).tolist(), len(asks.codes)]
+    def answer(self, asks: KeyedRows, wanted: Sequence[tuple[ViewSpec, Integers]]) -> list[Future[None]]:
+        """Fill the rows of each view's int64[r, a] that ask, once what is returned is done."""
+        for spec, out in wanted:
+            out[asks.nowhere] = _of_no_events(spec)
+        edges = _edges(asks.codes, self._bounds)
         return [
-            self._pool.submit(self._answer_held, held, asks.part(start, end), spec, out)
+            self._pool.submit(self._answer_held, held, asks.part(start, end), wanted)
             for held, (start, end) in zip(self._held, pairwise(edges), strict=True)
             if start < end
         ]
 
-    def _answer_held(self, held: _Held, asks: KeyedRows, spec: ViewSpec, out: Integers) -> None:
+    def _answer_held(self, held: _Held, asks: KeyedRows, wanted: Sequence[tuple[ViewSpec, Integers]]) -> None:
         event_starts, ask_starts = key_starts(held.codes, asks.codes)
-        events = Events(
-            timestamps=held.fields[0],
-            known=held.fields[int(self._late)],
-            values=self._values_of(spec, held.fields),
-            starts=event_starts,
-            until=held.fields[self._first_value - 1] if self._corrected else None,
-        )
-        wanted = Asks(asks.instants, asks.known, ask_starts, asks.rows)
-        evaluate(spec, events, wanted, range(len(event_starts) - 1), out)
+        event_starts += held.at
+        asked = Asks(asks.instants, asks.known, ask_starts, asks.rows)
+        for spec, out in wanted:
+            events = Events(
+                timestamps=held.fields[0],
+                known=held.fields[int(self._late)],
+                values=self._values_of(spec, held.fields),
+                starts=event_starts,
+                until=held.fields[self._first_value - 1] if self._corrected else None,
+            )
+            evaluate(spec, events, asked, range(len(event_starts) - 1), out)
 
     def sorted(
         self, piece: Piece, order: Integers | None, floor: int, numbers: Numbers
@@ -164,72 +191,73 @@ class Family:
             order: positions of the piece's events in order of time; None if they are in it already.
             floor: events before it are left out.
         """
-        codes, present = _codes(self.parts, piece.keys)
-        kept = piece.times >= floor
-        if present is not None:
-            kept &= present
-        if self._where and not self._corrected:
-            kept &= piece.passes[self._where]
-        rows = _order(codes, None if kept.all() else kept, self._greatest, order)
+        codes = _codes(self.parts, piece.keys)
+        passes = piece.passes[self._where] if self._where and not self._corrected else ALL_PASS
+        rows, ordered = order_by(
+            codes, self._greatest, NOTHING if order is None else order, piece.times, floor, passes
+        )
         until = np.full(len(rows) if self._corrected else 0, FOR_EVER)
-        places = tied(codes[rows], piece.times[rows])
+        places = tied(ordered, piece.times, rows)
         if len(places):
             rows, until = self._settle(rows, places, codes, piece, numbers, until)
+            ordered = codes[rows]
         if self._where and self._corrected:
-            passes = piece.passes[self._where][rows]
-            rows, until = rows[passes], until[passes]
+            passed = piece.passes[self._where][rows]
+            rows, until, ordered = rows[passed], until[passed], ordered[passed]
         if piece.known is not None and not self._late:
             self._hold_known_times()
-        return codes[rows].astype(self._code_type), self._fields_at(piece, rows, until)
+        return ordered, self._fields_at(piece, rows, until)
 
     def merge(self, codes: NDArray[Any], fields: Integers, floor: int) -> None:
         """Take events later than all before them, as ``sorted`` gives them, and let go of those before ``floor``."""
-        edges = [0, *np.searchsorted(codes, self._bounds).tolist(), len(codes)]
+        if not any(len(held.codes) for held in self._held):
+            self._take(_Held(codes, fields))
+            return
+        if len(self._held) > 1 and self._held[0].fields is self._held[1].fields:
+            # Ranges that stand beside each other go one by one from now on.
+            self._held = [held.alone() for held in self._held]
         jobs = [
             self._pool.submit(self._merge_held, i, codes, fields, start, end, floor)
-            for i, (start, end) in enumerate(pairwise(edges))
+            for i, (start, end) in enumerate(pairwise(_edges(codes, self._bounds)))
         ]
         for job in jobs:
             job.result()
-        if len(self._held) == 1 and len(self._held[0].codes) > _SPLIT:
-            self._split()
+        if len(self._held) == 1:
+            self._take(self._held[0])
 
     def _merge_held(
         self, i: int, codes: NDArray[Any], fields: Integers, start: int, end: int, floor: int
     ) -> None:
         old = self._held[i]
-        size = surviving(old.fields[0], floor) + end - start
-        merged = _Held(np.empty(size, dtype=self._code_type), np.empty((len(fields), size), dtype=np.int64))
-        merge(old.codes, old.fields, floor, codes, fields, start, end, merged.codes, merged.fields)
+        size = surviving(old.times, floor) + end - start
+        merged = _Held(np.empty(size, dtype=codes.dtype), np.empty((len(fields), size), dtype=np.int64))
+        merge(old.codes, old.fields, old.at, floor, codes, fields, start, end, merged.codes, merged.fields)
         self._held[i] = merged
 
-    def _split(self) -> None:
-        """Hold the events of one range as ranges of about as many each."""
-        (held,) = self._held
-        places = np.linspace(0, len(held.codes), _RANGES + 1).astype(np.int64)[1:-1]
-        self._bounds = np.unique(held.codes[places])
-        edges = [0, *np.searchsorted(held.codes, self._bounds).tolist(), len(held.codes)]
-        self._held = [
-            _Held(held.codes[start:end].copy(), held.fields[:, start:end].copy())
-            for start, end in pairwise(edges)
-        ]
+    def _take(self, held: _Held) -> None:
+        """Hold these events and no others: many of them as ranges of about as many each, without moving them."""
+        self._held, self._bounds = [held], held.codes[:0]
+        if len(held.codes) > _SPLIT:
+            places = np.linspace(0, len(held.codes), _RANGES + 1).astype(np.int64)[1:-1]
+            self._bounds = np.unique(held.codes[places])
+            self._held = [held.part(start, end) for start, end in pairwise(_edges(held.codes, self._bounds))]
 
     def _hold_known_times(self) -> None:
         self._late = True
-        self._held = [
-            _Held(held.codes, np.insert(held.fields, 1, held.fields[0], axis=0)) for held in self._held
-        ]
+        each = {id(held.fields): held.fields for held in self._held}
+        grown = {i: np.insert(fields, 1, fields[0], axis=0) for i, fields in each.items()}
+        self._held = [_Held(held.codes, grown[id(held.fields)], held.at) for held in self._held]
 
     def _fields_at(self, piece: Piece, rows: Integers, until: Integers) -> Integers:
         """The fields of a piece's events, in the order of ``rows``."""
-        fields = np.empty((self._first_value + len(self._values), len(rows)), dtype=np.int64)
-        np.take(piece.times, rows, out=fields[0])
+        fields = empty((self._first_value + len(self._values), len(rows)))
+        gather(piece.times, rows, fields[0])
         if self._late:
-            np.take(piece.times if piece.known is None else piece.known, rows, out=fields[1])
+            gather(piece.times if piece.known is None else piece.known, rows, fields[1])
         if self._corrected:
             fields[self._first_value - 1] = until
         for field, value in zip(fields[self._first_value :], self._values, strict=True):
-            np.take(piece.values[value], rows, out=field)
+            gather(piece.values[value], rows, field)
         return fields
 
     def _values_of(self, spec: ViewSpec, fields: Integers) -> Integers:
@@ -278,17 +306,12 @@ class Family:
         return rows[kept], until[kept]
 
 
-def _codes(
-    parts: Sequence[KeyPart], keys: dict[KeyPart, NDArray[np.int32]]
-) -> tuple[Integers, NDArray[np.bool_] | None]:
-    """One number a key, and which rows have one (None: all); the number of a row that has none means nothing."""
-    codes = keys[parts[0]].astype(np.int64)
-    present = codes >= 0
+def _codes(parts: Sequence[KeyPart], keys: dict[KeyPart, NDArray[np.int32]]) -> NDArray[Any]:
+    """One number a key, -1 for none, as narrow as the greatest of them allows."""
+    codes: NDArray[Any] = keys[parts[0]].astype(_code_type(_greatest(parts)), copy=len(parts) > 1)
     for part in parts[1:]:
-        codes *= max(part.size, 1)
-        codes += keys[part]
-        present &= keys[part] >= 0
-    return codes, None if present.all() else present
+        combine(codes, keys[part], max(part.size, 1))
+    return codes
 
 
 def _greatest(parts: Sequence[KeyPart]) -> int:
@@ -296,18 +319,19 @@ def _greatest(parts: Sequence[KeyPart]) -> int:
     return prod(max(part.size, 1) for part in parts) - 1
 
 
-def _order(
-    codes: Integers, kept: NDArray[np.bool_] | None, greatest: int, order: Integers | None = None
-) -> Integers:
-    """Positions of the rows that are kept (None: all), by code, those of one code in the order given (None: as they are)."""
-    chosen = order
-    if kept is not None:
-        chosen = np.flatnonzero(kept) if order is None else order[kept[order]]
-    if chosen is None:
-        every: Integers = order_by(codes, greatest)
-        return every
-    some: Integers = chosen[order_by(codes[chosen], greatest)]
-    return some
+def _code_type(greatest: int) -> Any:
+    return np.int32 if greatest < 2**31 else np.int64
+
+
+def _edges(codes: NDArray[Any], bounds: NDArray[Any]) -> list[int]:
+    """Where in sorted codes the ranges begin that are parted by ``bounds``, and their end."""
+    return [0, *np.searchsorted(codes, bounds).tolist(), len(codes)]
+
+
+def _at(values: Integers, positions: NDArray[np.int32]) -> Integers:
+    out = empty((len(positions),))
+    gather(values, positions, out)
+    return out
 
 
 def _differs(values: NDArray[Any]) -> NDArray[np.bool_]:

@@ -1,6 +1,7 @@
 """Point-in-time retrieval: what is asked, the rows that ask, and the columns that views and transforms add to them."""
 
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from numpy.typing import NDArray
 
+from feature_repo.windows.asked_keys import encoded
 from feature_repo.windows.event_columns import EventColumns, Wanted, computes, counted_sql, sources_of
 from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.limits import limits_of
@@ -146,6 +148,7 @@ class Retrieval:
         self._connection = connection
         self._asked = asked
         self._slabs: Slabs | None = None
+        self._sources: dict[str, str] = {}
         self._event_columns = EventColumns(connection, question.config, question.sources)
 
     def __enter__(self) -> Self:
@@ -179,7 +182,9 @@ class Retrieval:
         return pa.table(columns)
 
     def _register(self, rows: EntityRows, keys: Collection[str]) -> None:
-        """The table ``asks``: keys, ``__instant``, ``__known``, ``__row``."""
+        """The table ``asks``, for whatever reads it: keys, ``__instant``, ``__known``, ``__row``."""
+        if not any(asked.spec is None or computes(asked.spec) for asked in self._question.views):
+            return
         named = {name: rows.table.column(name) for name in rows.table.column_names if name in keys}
         known = rows.instants if rows.known is None else rows.known
         ours = (rows.instants, known, np.arange(len(rows.instants)))
@@ -189,16 +194,27 @@ class Retrieval:
     def _windowed(
         self, rows: EntityRows, join_keys: Sequence[dict[str, str]], progress: Progress
     ) -> list[dict[str, pa.ChunkedArray]]:
+        windowed = [keys for asked, keys in zip(self._question.views, join_keys, strict=True) if asked.spec]
+        names = list(dict.fromkeys(column for keys in windowed for column in keys.values()))
+        with ThreadPoolExecutor() as pool:
+            keys = dict(zip(names, pool.map(encoded, map(rows.table.column, names)), strict=True))
         if self._slabs is None:
             requests = self._requests(rows, join_keys)
             limits = limits_of(self._question.config, [request.spec for request in requests])
-            self._slabs = Slabs(self._connection, requests, self._asked or "asks", limits, self._last)
-        return self._slabs.answer("asks", len(rows.instants), progress)
+            self._slabs = Slabs(self._connection, requests, self._values(keys), limits, self._last)
+        return self._slabs.answer(keys, rows.instants, rows.known, progress)
+
+    def _values(self, keys: Mapping[str, pa.DictionaryArray]) -> dict[str, str]:
+        """For each key column a table expression with every value that will be asked of it."""
+        if self._asked is not None:
+            return dict.fromkeys(keys, self._asked)
+        for i, (name, column) in enumerate(keys.items()):
+            self._connection.register(f"asked_{i}", pa.table({name: column.dictionary}))
+        return {name: f"asked_{i}" for i, name in enumerate(keys)}
 
     def _requests(self, rows: EntityRows, join_keys: Sequence[dict[str, str]]) -> list[Request]:
-        root = self._question.config.repo_path
         requests = [
-            Request(asked.spec, source_sql(asked.view.batch_source, root), keys)
+            Request(asked.spec, self._source(asked.view.batch_source), keys)
             for asked, keys in zip(self._question.views, join_keys, strict=True)
             if asked.spec
         ]
@@ -227,11 +243,17 @@ class Retrieval:
     def _plain(
         self, rows: EntityRows, asked: AskedView, join_keys: dict[str, str]
     ) -> dict[str, pa.ChunkedArray]:
-        source = source_sql(asked.view.batch_source, self._question.config.repo_path)
+        source = self._source(asked.view.batch_source)
         filtered = rows.known is not None or self._question.filter_by_created
         return point_in_time_join(
             self._connection, asked.view, source, join_keys, list(asked.features), filtered
         )
+
+    def _source(self, source: FileSource) -> str:
+        """A source's table expression: of one version, however many views read it."""
+        if source.name not in self._sources:
+            self._sources[source.name] = source_sql(source, self._question.config.repo_path)
+        return self._sources[source.name]
 
     def _transformed(
         self, view: OnDemandFeatureView, transform: Transform, columns: dict[str, Any]
@@ -257,6 +279,8 @@ def connect(config: RepoConfig) -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     # It would draw one for each of many queries, terminal or not.
     connection.execute("SET enable_progress_bar = false")
+    # Several queries read the same files.
+    connection.execute("SET parquet_metadata_cache = true")
     limit = getattr(config.offline_store, "memory_limit", None)
     if limit:
         connection.execute("SET memory_limit = ?", [limit])
@@ -306,4 +330,5 @@ def microseconds_of(values: pd.Series, column: str) -> np.ndarray[Any, Any]:
         )
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         values = values.dt.tz_convert("UTC").dt.tz_localize(None)
-    return values.to_numpy().astype("datetime64[us]").astype(np.int64)
+    # One copy: the rows answer for themselves, whatever becomes of the frame.
+    return values.to_numpy().astype("datetime64[us]", copy=False).astype(np.int64)

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_repo.lake import quote
+from feature_repo.windows.asked_keys import AskedKeys
 from feature_repo.windows.columns import arrow_columns
 from feature_repo.windows.cuts import cuts
-from feature_repo.windows.event_scan import EventScan, KeyPart, column_types, integers
+from feature_repo.windows.event_scan import EventScan, KeyPart, column_types
 from feature_repo.windows.event_sql import check_columns, event_number_sql
 from feature_repo.windows.family import AskedRows, Family, KeyedRows
 from feature_repo.windows.limits import Limits
@@ -29,6 +29,8 @@ from feature_repo.windows.spec import ViewSpec
 Integers = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """``progress(done, total)`` rows."""
+# No event lies before it, and DuckDB has a timestamp for it.
+_EARLIEST = -(2**62)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Slabs:
     Args:
         connection: a DuckDB in which ``asked`` is known.
         requests: the views; those without aggregates are answered with no columns.
-        asked: table expression of every row that will ask, for the values of its key columns.
+        asked: for each key column of the rows that ask, a table expression with every value that will be asked of it.
         last: the last instant at which rows will ask, microseconds; None: all ask at once.
 
     Raises:
@@ -54,15 +56,19 @@ class Slabs:
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, requests: Sequence[Request], asked: str, limits: Limits,
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        requests: Sequence[Request],
+        asked: Mapping[str, str],
+        limits: Limits,
         last: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._connection = connection
         self._limits = limits
         self._last = last
         self._workers = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers)
-        self._keys = _Keys(connection, asked)
+        self._keys = AskedKeys(connection, asked)
         self.requests = tuple(requests)
         # By the request's place.
         self._family_of: dict[int, Family] = {}
@@ -77,34 +83,37 @@ class Slabs:
         self._pool.shutdown()
 
     def answer(
-        self, table: str, rows: int, progress: Progress = lambda done, total: None
+        self,
+        keys: Mapping[str, pa.DictionaryArray],
+        instants: Integers,
+        known: Integers | None,
+        progress: Progress = lambda done, total: None,
     ) -> list[dict[str, pa.ChunkedArray]]:
-        """Every aggregate of each view for every row of a table, in row order.
+        """Every aggregate of each view for every row that asks, in the order of rows.
 
         Args:
-            table: its key columns, ``__instant`` and ``__known`` in microseconds, ``__row`` from 0 to ``rows - 1``. No instant
-                may lie before one that was answered.
+            keys: the rows' key columns, see ``encoded``. instants: microseconds; none may lie before one that was answered.
+            known: as of what knowledge, microseconds; None if each row knows up to its instant.
 
         Raises:
             OverflowError: see ``evaluate``.
         """
-        outs = [empty((rows, len(request.spec.aggregates))) for request in self.requests]
-        self._fill(self._asked_rows(table), outs, progress)
+        outs = [empty((len(instants), len(request.spec.aggregates))) for request in self.requests]
+        self._fill(self._asked_rows(keys, instants, known), outs, progress)
         return [self._columns(request, out) for request, out in zip(self.requests, outs, strict=True)]
 
-    def _asked_rows(self, table: str) -> AskedRows:
-        """The rows of a table with ``__instant``, ``__known`` (microseconds) and ``__row``, by instant."""
-        found = self._connection.sql(self._keys.sql(table)).to_arrow_table()
-        instants, rows = integers(found["__instant"]), integers(found["__row"])
-        given = integers(found["__known"])
-        known = None if np.array_equal(given, instants) else given
-        keys = {part: found[f"__k{i}"].to_numpy() for i, part in enumerate(self._keys.parts)}
+    def _asked_rows(
+        self, keys: Mapping[str, pa.DictionaryArray], instants: Integers, known: Integers | None
+    ) -> AskedRows:
+        """Rows by instant."""
+        ids = {part: self._keys.ids(part, keys[self._keys.column(part)]) for part in self._keys.parts}
+        known = None if known is not None and np.array_equal(known, instants) else known
+        rows = np.arange(len(instants))
         if _ascending(instants):
-            return AskedRows(instants, known, rows, keys)
+            return AskedRows(instants, known, rows, ids)
         order = np.argsort(instants, kind="stable")
-        keys = {part: ids[order] for part, ids in keys.items()}
-        known = None if known is None else known[order]
-        return AskedRows(instants[order], known, rows[order], keys)
+        ids = {part: each[order] for part, each in ids.items()}
+        return AskedRows(instants[order], None if known is None else known[order], rows[order], ids)
 
     def _fill(self, asks: AskedRows, outs: Sequence[Integers], progress: Progress) -> None:
         """Answer rows by instant, into int64[r, a] for each request."""
@@ -119,14 +128,16 @@ class Slabs:
             progress(start + len(part), len(asks))
 
     def _answer(self, asks: AskedRows, outs: Sequence[Integers]) -> None:
-        families = [self._family_of[i] for i in range(len(self.requests))]
+        families = list(dict.fromkeys(self._family_of.values()))
         every = dict.fromkeys(family.parts for family in families)
         keyed = {parts: self._pool.submit(KeyedRows.of, parts, asks) for parts in every}
         filling = []
         for parts, sorting in keyed.items():
-            for request, family, out in zip(self.requests, families, outs, strict=True):
+            for family in families:
                 if family.parts == parts:
-                    filling += family.answer(sorting.result(), request.spec, out)
+                    mine = [i for i in range(len(outs)) if self._family_of[i] is family]
+                    wanted = [(self.requests[i].spec, outs[i]) for i in mine]
+                    filling += family.answer(sorting.result(), wanted)
         for filled in filling:
             filled.result()
 
@@ -137,7 +148,8 @@ class Slabs:
 
     def _plan(self) -> "list[_Feed]":
         """One feed a source."""
-        types = {request.source: column_types(self._connection, request.source) for request in self.requests}
+        sources = dict.fromkeys(request.source for request in self.requests)
+        types = {source: column_types(self._connection, source) for source in sources}
         feeds: dict[object, list[_Member]] = {}
         for index, request in enumerate(self.requests):
             spec = request.spec
@@ -147,12 +159,15 @@ class Slabs:
             )
             feed = (request.source, spec.timestamp, spec.created, spec.event_id)
             feeds.setdefault(feed, []).append(_Member(index, spec, parts))
-        return [self._feed(members) for members in feeds.values()]
+        return [
+            self._feed(members, types[self.requests[members[0].request].source]) for members in feeds.values()
+        ]
 
-    def _feed(self, members: "Sequence[_Member]") -> "_Feed":
+    def _feed(self, members: "Sequence[_Member]", types: dict[str, str]) -> "_Feed":
         """One family for the views of a source with the same keys and filter."""
         source = self.requests[members[0].request].source
-        scan = EventScan(self._connection, [m.spec for m in members], source, [m.parts for m in members])
+        parts = [member.parts for member in members]
+        scan = EventScan(self._connection, [member.spec for member in members], source, types, parts)
         shared: dict[object, list[int]] = {}
         for i, member in enumerate(members):
             shared.setdefault((member.parts, member.spec.where, member.spec.corrected), []).append(i)
@@ -202,45 +217,6 @@ class _Member:
     parts: tuple[KeyPart, ...]
 
 
-class _Keys:
-    """The values asked of each key, numbered in a table each."""
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection, asked: str) -> None:
-        self._connection = connection
-        self._asked = asked
-        self._numbered: dict[KeyPart, tuple[str, str]] = {}
-
-    @property
-    def parts(self) -> Sequence[KeyPart]:
-        return list(self._numbered)
-
-    def part(self, key: str, kind: str, column: str) -> KeyPart:
-        """The part for a source's key of a DuckDB type, asked in a column of the rows."""
-        asked = (column, kind)
-        table = next((p.table for p, a in self._numbered.items() if a == asked), "")
-        size = next((p.size for p, a in self._numbered.items() if a == asked), 0)
-        if not table:
-            table = f"__numbered_{len(self._numbered)}"
-            self._connection.execute(
-                f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT value, (row_number() OVER () - 1)::INTEGER AS id FROM "
-                f"(SELECT DISTINCT {_cast(column, kind)} AS value FROM {self._asked} WHERE {quote(column)} IS NOT NULL)"
-            )
-            ((size,),) = self._connection.execute(f"SELECT count(*) FROM {table}").fetchall()
-        part = KeyPart(key, table, size)
-        self._numbered[part] = asked
-        return part
-
-    def sql(self, table: str) -> str:
-        """The rows of a table that ask, with the number of each part of their keys, -1 for none."""
-        named = list(self._numbered.items())
-        numbers = "".join(f", coalesce(i{i}.id, -1) AS __k{i}" for i in range(len(named)))
-        joins = "".join(
-            f" LEFT JOIN {part.table} i{i} ON {_cast(column, kind, 'a.')} = i{i}.value"
-            for i, (part, (column, kind)) in enumerate(named)
-        )
-        return f"SELECT a.__instant, a.__known, a.__row{numbers} FROM {table} a{joins}"
-
-
 class _Feed:
     """The events of one source, handed to its families once, in order of time."""
 
@@ -249,7 +225,9 @@ class _Feed:
         self.families = families
         self._reach = max(family.horizon_us for family in families)
         self._wait = min(min(spec.delay_us for spec in family.specs) for family in families)
-        self._span = scan.span()
+        self._count = scan.count()
+        # Where the events lie; None: not looked up.
+        self._span: tuple[int, int] | None = None
         # Events are read up to one of these; the last is where all have been read that will count.
         self._cuts: Integers = np.empty(0, dtype=np.int64)
         # Events before it were read.
@@ -257,11 +235,14 @@ class _Feed:
 
     def expect(self, first: int, last: int, most: int) -> None:
         """Plan to read about ``most`` events at a time at most, for instants from ``first`` to ``last``."""
+        if self._count > most and self._span is None:
+            self._span = self.scan.span()
         between = self._between(first, last)
         if between is None or (len(self._cuts) and between[1] <= self._cuts[-1]):
             return
         lo, hi = between
-        self._cuts = np.array([*cuts(self.scan.histogram, lo, hi, most), hi], dtype=np.int64)
+        parts = cuts(self.scan.histogram, lo, hi, most) if self._count > most else []
+        self._cuts = np.array([*parts, hi], dtype=np.int64)
 
     def spans(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Where to read next, so that every event was read that some view counts at an instant from ``first`` to ``last``.
@@ -280,16 +261,14 @@ class _Feed:
 
     def _between(self, first: int, last: int) -> tuple[int, int] | None:
         """Where the events lie that were not read and that count at an instant from ``first`` to ``last``; None: nowhere."""
-        if self._span is None:
+        if not self._count:
             return None
-        lo = max(first - self._reach, self._span[0])
+        lo = max(first - self._reach, _EARLIEST)
         lo = lo if self._frontier is None else max(lo, self._frontier)
-        hi = min(last - self._wait, self._span[1] + 1)
+        hi = last - self._wait
+        if self._span is not None:
+            lo, hi = max(lo, self._span[0]), min(hi, self._span[1] + 1)
         return (lo, hi) if lo < hi else None
-
-
-def _cast(column: str, kind: str, table: str = "") -> str:
-    return f"CAST({table}{quote(column)} AS {kind})"
 
 
 def _ascending(values: Integers) -> bool:

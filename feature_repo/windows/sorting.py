@@ -1,6 +1,7 @@
 """Compiled passes over columns of events: sorted by key, merged with those of earlier slabs, cut into keys.
 
-A key is a non-negative int64 code. Every pass is linear in the events and works without Python's lock, so several run at once.
+A key is a non-negative code, int32 or int64. Every pass is linear in the events and works without Python's lock, so
+several run at once.
 No function here calls another compiled one (see ``kernel.py`` on caches).
 """
 
@@ -11,56 +12,102 @@ from numba import njit
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
-Positions = NDArray[np.int32]
-_DIGIT = 11
+# Most bits that one pass sorts by: its counters stay in the processor's cache.
+_DIGIT = 14
+NOTHING: Integers = np.empty(0, dtype=np.int64)
+ALL_PASS: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
 
 
 @njit(cache=True, nogil=True)
-def order_by(codes: Any, greatest: Any) -> Any:
-    """The stable order of codes from 0 to ``greatest``, as int32 positions: a radix sort, 11 bits a pass."""
-    n = len(codes)
-    order = np.arange(n).astype(np.int32)
-    other = np.empty(n, dtype=np.int32)
-    keys = codes.copy()
-    other_keys = np.empty(n, dtype=np.int64)
-    buckets = np.int64(1) << _DIGIT
-    shift = 0
-    while (greatest >> shift) > 0:
-        ends = np.zeros(buckets + 1, dtype=np.int64)
-        for i in range(n):
-            ends[((keys[i] >> shift) & (buckets - 1)) + 1] += 1
-        for b in range(buckets):
-            ends[b + 1] += ends[b]
-        for i in range(n):
-            key = keys[i]
-            b = (key >> shift) & (buckets - 1)
-            at = ends[b]
-            ends[b] = at + 1
-            other[at] = order[i]
-            other_keys[at] = key
-        order, other = other, order
-        keys, other_keys = other_keys, keys
-        shift += _DIGIT
-    return order
+def combine(codes: Any, ids: Any, size: Any) -> None:
+    """Make the codes of keys with one more part, numbered from 0 to ``size - 1``; a negative number stands for no key."""
+    for i in range(len(codes)):
+        if codes[i] >= 0:
+            codes[i] = codes[i] * size + ids[i] if ids[i] >= 0 else -1
 
 
 @njit(cache=True, nogil=True)
-def tied(codes: Any, times: Any) -> Any:
-    """Positions, ascending, of events that share code and time with a neighbour; events are sorted by both."""
+def order_by(codes: Any, greatest: Any, order: Any, times: Any, floor: Any, passes: Any) -> Any:
+    """The stable order of codes from 0 to ``greatest``: a radix sort in as few passes as the counters' room allows.
+
+    Args:
+        codes: negative ones are left out. order: positions in the order to begin with; none: as they are.
+        times: those before ``floor`` are left out; none: all stay. passes: those that are false are left out; none: all stay.
+
+    Returns:
+        int32 positions, and the code at each.
+    """
+    n, bits = len(codes), 1
+    while (greatest >> bits) > 0:
+        bits += 1
+    count = (bits + _DIGIT - 1) // _DIGIT
+    width = (bits + count - 1) // count
+    mask = (1 << width) - 1
+    ends = np.zeros((count, mask + 2), dtype=np.int64)
+    kept = 0
+    for i in range(n):
+        code = codes[i]
+        if code < 0 or (len(times) > 0 and times[i] < floor) or (len(passes) > 0 and not passes[i]):
+            continue
+        kept += 1
+        for p in range(count):
+            ends[p, ((code >> (p * width)) & mask) + 1] += 1
+    for p in range(count):
+        for b in range(mask + 1):
+            ends[p, b + 1] += ends[p, b]
+    found, sorted_codes = np.empty(kept, dtype=np.int32), np.empty(kept, dtype=codes.dtype)
+    other = np.empty(kept if count > 1 else 0, dtype=np.int32)
+    other_codes = np.empty(kept if count > 1 else 0, dtype=codes.dtype)
+    for at in range(n):
+        i = order[at] if len(order) > 0 else at
+        code = codes[i]
+        if code < 0 or (len(times) > 0 and times[i] < floor) or (len(passes) > 0 and not passes[i]):
+            continue
+        to = ends[0, code & mask]
+        ends[0, code & mask] = to + 1
+        found[to] = i
+        sorted_codes[to] = code
+    for p in range(1, count):
+        for at in range(kept):
+            code = sorted_codes[at]
+            b = (code >> (p * width)) & mask
+            to = ends[p, b]
+            ends[p, b] = to + 1
+            other[to] = found[at]
+            other_codes[to] = code
+        found, other = other, found
+        sorted_codes, other_codes = other_codes, sorted_codes
+    return found, sorted_codes
+
+
+@njit(cache=True, nogil=True)
+def gather(values: Any, positions: Any, out: Any) -> None:
+    """``out[i] = values[positions[i]]``, without a copy of the positions in another type."""
+    for i in range(len(positions)):
+        out[i] = values[positions[i]]
+
+
+@njit(cache=True, nogil=True)
+def tied(codes: Any, times: Any, positions: Any) -> Any:
+    """Where events share code and time with a neighbour, ascending.
+
+    Args:
+        codes: of the events sorted by code and time. times: of all events. positions: of the sorted ones among all.
+    """
     n = len(codes)
     found = 0
     for i in range(1, n):
-        found += codes[i] == codes[i - 1] and times[i] == times[i - 1]
-    positions = np.empty(min(n, 2 * found), dtype=np.int64)
+        found += codes[i] == codes[i - 1] and times[positions[i]] == times[positions[i - 1]]
+    ties = np.empty(min(n, 2 * found), dtype=np.int64)
     at = 0
     for i in range(1, n):
-        if codes[i] == codes[i - 1] and times[i] == times[i - 1]:
-            if at == 0 or positions[at - 1] != i - 1:
-                positions[at] = i - 1
+        if codes[i] == codes[i - 1] and times[positions[i]] == times[positions[i - 1]]:
+            if at == 0 or ties[at - 1] != i - 1:
+                ties[at] = i - 1
                 at += 1
-            positions[at] = i
+            ties[at] = i
             at += 1
-    return positions[:at]
+    return ties[:at]
 
 
 @njit(cache=True, nogil=True)
@@ -74,21 +121,23 @@ def surviving(times: Any, floor: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def merge(
-    old_codes: Any, old: Any, floor: Any, new_codes: Any, new: Any, new_start: Any, new_end: Any, codes: Any, merged: Any
+    old_codes: Any, old: Any, old_start: Any, floor: Any, new_codes: Any, new: Any, new_start: Any, new_end: Any, codes: Any,
+    merged: Any,
 ) -> Any:  # fmt: skip
     """Merge events sorted by code with a range of others that are; of equal codes the old ones come first.
 
     Args:
         old, new, merged: int64[f, n] fields, the first of them the time; old events before ``floor`` are left out.
+        old_start: where in ``old`` the events begin whose codes are given.
     """
     fields = len(merged)
     i, j, at = 0, new_start, 0
     while i < len(old_codes) or j < new_end:
         if j >= new_end or (i < len(old_codes) and old_codes[i] <= new_codes[j]):
-            if old[0, i] >= floor:
+            if old[0, old_start + i] >= floor:
                 codes[at] = old_codes[i]
                 for f in range(fields):
-                    merged[f, at] = old[f, i]
+                    merged[f, at] = old[f, old_start + i]
                 at += 1
             i += 1
         else:
