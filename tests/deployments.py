@@ -51,7 +51,7 @@ _NUMBERS = itertools.count()
 
 
 @contextmanager
-def deployed(home, transactions, chargebacks, *, more=lambda: (), loaded_until=LOADED_UNTIL):
+def deployed(home, transactions, chargebacks, *, more=lambda: (), loaded_until=LOADED_UNTIL, redis_at=None):
     """FRAUD_HOME is ``home``, a folder, with a lake, the definitions applied, and online state; no model yet.
 
     Yields the feature store. What runs in ``home`` of its own accord, Valkey, has ended on leaving.
@@ -60,8 +60,9 @@ def deployed(home, transactions, chargebacks, *, more=lambda: (), loaded_until=L
         transactions, chargebacks: rows as ``events`` makes them.
         more: makes the Feast objects to apply beside the project's own, once those are applied.
         loaded_until: the end of the history that is loaded into the state; None loads none.
+        redis_at: see ``fraud_home``.
     """
-    with fraud_home(home):
+    with fraud_home(home, redis_at):
         store = open_store()
         fill_lake(settings().lake, transactions, chargebacks)
         apply_definitions(store)
@@ -74,16 +75,16 @@ def deployed(home, transactions, chargebacks, *, more=lambda: (), loaded_until=L
 
 
 @contextmanager
-def with_bundle(home, transactions, chargebacks):
+def with_bundle(home, transactions, chargebacks, **how):
     """As ``deployed``, and a bundle in ``home/bundle``, for ``opened``."""
-    with deployed(home, transactions, chargebacks) as store:
+    with deployed(home, transactions, chargebacks, **how) as store:
         make_bundle(home / "bundle", store)
         yield store
 
 
-def opened(home, folder="bundle", version="7", **how):
+def opened(home, folder="bundle", version="7", kept=None, **how):
     """``Serving`` within this process, the bundle in ``home/folder`` being its champion of that version; to be closed."""
-    champions = Champions(alias=lambda: version, load=lambda version: Bundle.load(home / folder))
+    champions = Champions(alias=lambda: version, load=lambda version: Bundle.load(home / folder), kept=kept)
     return Serving.open(champions, **how)
 
 
@@ -170,8 +171,12 @@ def fill_lake(lake, transactions, chargebacks):
         write_deltalake(str(lake / name), table, partition_by=["event_day"])
 
 
-def make_bundle(folder, store, digest=None, seed=0, rules=(), definitions=None, service=SERVICE):
-    """A bundle whose scores depend on every kind of feature; ``digest`` None is that of the store's definitions."""
+def make_bundle(folder, store, *, seed=0, service=SERVICE, digest=None, policy=None, **more):
+    """A bundle whose scores depend on every kind of feature.
+
+    Args:
+        digest: None is that of the store's definitions. more: of ``BundleSpec``.
+    """
     names = service_features(store.get_feature_service(service))
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(400, len(names))) * 10 ** rng.uniform(0, 4, size=len(names))
@@ -186,9 +191,9 @@ def make_bundle(folder, store, digest=None, seed=0, rules=(), definitions=None, 
         definitions_digest=digest or definitions_digest(store, service),
         feature_names=names,
         calibration=Calibration(1.0, -2.0),
-        policy=Policy(),
-        fallback=RuleList(tuple(rules) or (Rule("amount_usd_cents", True, 40_000, 0.5),), 0.001),
-        definitions=definitions,
+        policy=policy or Policy(),
+        fallback=RuleList((Rule("amount_usd_cents", True, 40_000, 0.5),), 0.001),
+        **more,
     )
     return write_bundle(folder, classifier, spec)
 
@@ -212,6 +217,12 @@ def fresh(row, **changes):
 def live(row, **changes):
     """A request like the row's that happens now, under an id never used here."""
     return fresh({**row, "event_timestamp": datetime.now(UTC), "created_timestamp": None}, **changes)
+
+
+def report_of(row):
+    """A lake's chargeback as a request."""
+    sent = {name: value for name, value in row.items() if name != "event_day"}
+    return sent | {name: sent[name].isoformat() for name in ("event_timestamp", "created_timestamp")}
 
 
 def send(serving, verb, request):

@@ -9,14 +9,20 @@ from feature_repo.windows import embedded
 
 
 @contextmanager
-def fraud_home(path):
+def fraud_home(path, redis_at=None):
     """This process's FRAUD_HOME is the folder ``path``, with a Valkey server and an MLflow of its own; yields ``path``.
 
     On leaving, the environment is as before and the server, if one was started, has ended. Its files stay.
+
+    Args:
+        redis_at: the address of the server to use instead of its own, as in FRAUD_REDIS.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FRAUD_HOME", str(path))
-        patch.delenv("FRAUD_REDIS", raising=False)
+        if redis_at is None:
+            patch.delenv("FRAUD_REDIS", raising=False)
+        else:
+            patch.setenv("FRAUD_REDIS", redis_at)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         try:
             yield path

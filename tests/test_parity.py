@@ -20,22 +20,19 @@ from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import embedded
 from feature_repo.windows.plan import OnlinePlan
 from feature_repo.windows.recorder import EventRecorder
+from feature_repo.windows.scalars import to_microseconds
 from monitoring.parity import ParityReport, audit
 from pipelines.load_journal import load_journal
+from tests.homes import fraud_home
 from training.bundle import Bundle, BundleSpec, write_bundle
 from training.calibration import Calibration
 from training.policy import Policy
 from training.rules import RuleList
 
 SERVICE = "fraud_v1"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START = datetime(2025, 1, 1, tzinfo=UTC)
 ROWS = 240
 Records = list[dict[str, Any]]
-
-
-def us(instant: datetime) -> int:
-    return (instant - EPOCH) // timedelta(microseconds=1)
 
 
 def stream(rng: np.random.Generator) -> Records:
@@ -86,11 +83,11 @@ def play(journal: Journal, plan: OnlinePlan, recorder: EventRecorder, bundle: Bu
     """Score, record and journal the stream as the service does, at its known times."""
     for event in stream(np.random.default_rng(11)):
         table = event.pop("table")
-        known = us(event["created_timestamp"])
+        known = to_microseconds(event["created_timestamp"])
         if table == "transactions":
             request = {name: event[name] for name in REQUEST}
             keys = {name: event[name] for name in ("customer_id", "terminal_id")}
-            instant = us(event["event_timestamp"])
+            instant = to_microseconds(event["event_timestamp"])
             read = plan.read([keys | request | {"event_timestamp_us": instant, "known_as_of_us": known}])
             order = [plan.feature_names.index(name) for name in bundle.feature_names]
             features = zip(plan.feature_names, read.values[0].tolist(), strict=True)
@@ -157,14 +154,12 @@ class Played:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     home = tmp_path_factory.mktemp("played")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(home))
-        patch.delenv("FRAUD_REDIS", raising=False)
+    with fraud_home(home):
         store = open_store()
         apply_definitions(store)
         plan, recorder = OnlinePlan.compile(store, SERVICE), EventRecorder.compile(store)
         bundles = {v: fit(home / f"model-{v}", plan.feature_names, int(v)) for v in ("1", "2")}
-        journal = Journal(home / "journal", clock_us=lambda: us(START))
+        journal = Journal(home / "journal", clock_us=lambda: to_microseconds(START))
         play(journal, plan, recorder, bundles["1"])
         journal.close()
         load_journal(home / "journal", home / "right")

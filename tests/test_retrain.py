@@ -11,7 +11,6 @@ import pytest
 
 from feature_repo.journal import Journal
 from feature_repo.store import apply_definitions, open_store
-from feature_repo.windows import embedded
 from monitoring.drift import build_profile
 from pipelines.ingest import ingest
 from pipelines.monitor import monitor
@@ -20,6 +19,7 @@ from pipelines.parity import parity
 from pipelines.retrain import Retraining, retrain
 from pipelines.simulate import simulate
 from pipelines.train import labelled_fold
+from tests.homes import fraud_home
 from training.dataset import Dataset, build_dataset
 from training.fit import train
 from training.registry import alias_version, load_champion, promote
@@ -97,10 +97,7 @@ def request_of(transaction_id: str) -> dict[str, Any]:
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home with a simulated lake, a weak champion, and a day of its decisions in the journal."""
     home = tmp_path_factory.mktemp("loop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(home))
-        patch.delenv("FRAUD_REDIS", raising=False)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with fraud_home(home):
         transactions, chargebacks = simulate(15_000, days=DAYS, seed=3, start=date(2025, 1, 1))
         ingest(transactions, "canonical", home / "lake", chargebacks)
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
@@ -126,7 +123,6 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         make_champion(home)
         serve(home / "journal")
         yield home
-        embedded.stop(home)
 
 
 @pytest.fixture

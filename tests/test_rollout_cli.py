@@ -13,15 +13,16 @@ from feature_repo.settings import settings
 from pipelines.cli import main
 from pipelines.rollout import LEAST_SCORED, Desk
 from pipelines.serve import running_service
-from tests.deployments import after_load, body_of, deployed, events, make_bundle, score, wait_for
+from tests.deployments import after_load, body_of, deployed, events, registered, score, wait_for
 from training.ledger import Ledger
-from training.registry import MODEL_NAME, alias_version, promote, register, set_alias
+from training.registry import MODEL_NAME, alias_version, promote, set_alias
 from training.rollout import position
 from training.rollout_registry import RolloutRegistry
-from training.tracking import connect, experiment_id
+from training.tracking import connect
 
 TRANSACTIONS, CHARGEBACKS = events(count=900)
 LATER = after_load(TRANSACTIONS)
+TRAINING = {"dataset": {"maturity_us": 7 * 86_400_000_000}}
 # Two models made of noise have little in common, which is not what these tests are about.
 WIDE = ["--max-score-psi", "1e9", "--max-decline-ratio", "1e9", "--max-p99-ms", "1e9"]
 
@@ -32,12 +33,7 @@ def deployment(tmp_path_factory):
     home = tmp_path_factory.mktemp("rollout")
     with deployed(home, TRANSACTIONS, CHARGEBACKS) as store:
         for number, service in ((0, "fraud_v1"), (1, "fraud_v1"), (2, "published_v1")):
-            bundle = make_bundle(home / "made" / str(number), store, seed=number, service=service)
-            content = json.loads((bundle / "bundle.json").read_text())
-            content["training"] = {"dataset": {"maturity_us": 7 * 86_400_000_000}}
-            (bundle / "bundle.json").write_text(json.dumps(content))
-            client = connect()
-            register(bundle, client.create_run(experiment_id(client)).info.run_id)
+            registered(home / "made" / str(number), store, seed=number, service=service, training=TRAINING)
         yield home
 
 

@@ -21,9 +21,18 @@ from feature_repo.windows.state import to_microseconds
 from feature_repo.windows.view import windowed_view
 from pipelines.load_journal import load_journal
 from tests import deployments
-from tests.deployments import LOADED_UNTIL, SERVICE, START, body_of, events, fill_lake, make_bundle, send
+from tests.deployments import (
+    LOADED_UNTIL,
+    SERVICE,
+    START,
+    body_of,
+    deployed,
+    events,
+    fill_lake,
+    make_bundle,
+    send,
+)
 from tests.windows_project import online_client
-from training.bundle import Bundle
 
 ROWS, CHARGEBACKS = events(count=900)
 BEFORE = [row for row in ROWS if row["created_timestamp"] < LOADED_UNTIL]
@@ -66,21 +75,14 @@ def _customer_view(aggregates, **options):
 @pytest.fixture
 def deployment(home):
     """A lake, definitions, forty days of state, and a bundle with its definitions in ``home/v1``."""
-    store = open_store()
-    fill_lake(
-        settings().lake, BEFORE, [row for row in CHARGEBACKS if row["created_timestamp"] < LOADED_UNTIL]
-    )
-    apply_definitions(store)
-    store.materialize(START - timedelta(days=1), LOADED_UNTIL)
-    make_bundle(home / "v1", store, definitions=resolve_service(store, SERVICE).as_data())
-    return store
+    reported = [row for row in CHARGEBACKS if row["created_timestamp"] < LOADED_UNTIL]
+    with deployed(home, BEFORE, reported) as store:
+        make_bundle(home / "v1", store, definitions=resolve_service(store, SERVICE).as_data())
+        yield store
 
 
 def opened(home, version="v1"):
-    champions = Champions(
-        alias=lambda: version, load=lambda v: Bundle.load(home / v), kept=KeptChampion(home / "serving")
-    )
-    return Serving.open(champions)
+    return deployments.opened(home, version, version, kept=KeptChampion(home / "serving"))
 
 
 def score(serving, rows):
@@ -184,7 +186,7 @@ def test_a_model_whose_features_stay_moves_over_to_the_new_state_once_it_is_load
     )
 
 
-def test_a_model_without_definitions_of_its_own_is_refused_after_a_change(deployment, home, caplog):
+def test_a_model_without_definitions_of_its_own_is_refused_after_a_change(deployment, home):
     make_bundle(home / "v0", deployment)
     deployment.apply([other()])
     serving = opened(home, "v0")

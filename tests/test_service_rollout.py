@@ -21,12 +21,23 @@ from monitoring.beside import record_beside
 from monitoring.parity import audit
 from pipelines.load_journal import load_journal
 from tests import deployments
-from tests.deployments import LOADED_UNTIL, after_load, body_of, deployed, events, fresh, make_bundle, send
+from tests.deployments import (
+    LOADED_UNTIL,
+    after_load,
+    body_of,
+    deployed,
+    events,
+    fresh,
+    make_bundle,
+    report_of,
+    send,
+)
 from tests.exposition import shown
 from tests.journals import line_of
 from tests.windows_project import online_client
 from training.bundle import Bundle
 from training.ledger import Ledger
+from training.policy import Policy
 from training.rollout import Guards, Rollout, position
 from training.rollout_registry import look_of
 
@@ -35,6 +46,7 @@ LATER = after_load(TRANSACTIONS)
 OTHER = "published_v1"
 # So wide that two models made of noise do not end a rollout.
 WIDE = Guards(max_score_psi=1e9, max_decline_ratio=1e9, max_p99_ms=1e9)
+DECLINING = Policy(false_decline_cents=0.0, false_decline_share=0.0)
 IDS = iter(range(10**6))
 
 
@@ -188,12 +200,6 @@ def test_customers_are_shared_between_the_models_by_a_sticky_hash(deployment, sh
             assert line["feature_service"] == OTHER
 
 
-def chargeback(serving, row):
-    sent = {name: value for name, value in row.items() if name != "event_day"}
-    times = {name: sent[name].isoformat() for name in ("event_timestamp", "created_timestamp")}
-    send(serving, "chargeback", sent | times)
-
-
 def test_parity_holds_for_both_models_whoever_decided(tmp_path):
     """In order of known time, in a home of its own: in shadow, half and half, then a model of the same features."""
     reported = [row for row in CHARGEBACKS if row["created_timestamp"] >= LOADED_UNTIL]
@@ -210,7 +216,7 @@ def test_parity_holds_for_both_models_whoever_decided(tmp_path):
                     shelf.put(mode, challenger, share=share)
                     assert serving.rollouts.refresh()
                 if "reason_code" in row:
-                    chargeback(serving, row)
+                    send(serving, "chargeback", report_of(row))
                 else:
                     answer = score(serving, row, transaction_id=row["transaction_id"])[0]
                     assert answer["degraded"] is None
@@ -246,17 +252,8 @@ def test_a_shadow_s_wrong_feature_or_score_is_a_mismatch_of_its_own(deployment, 
     assert (report.beside.by_feature, report.beside.score_mismatches) == ({name: 1}, 1)
 
 
-def declining(folder, store, **how):
-    """A bundle that declines everything."""
-    make_bundle(folder, store, **how)
-    content = json.loads((folder / "bundle.json").read_text())
-    content["policy"] = {"review_cost_cents": 300.0, "false_decline_cents": 0.0, "false_decline_share": 0.0}
-    (folder / "bundle.json").write_text(json.dumps(content))
-    return folder
-
-
 def test_a_share_of_declines_is_approved_and_flagged_with_its_probability(deployment, shelf, tmp_path):
-    shelf.folders["1"] = declining(tmp_path / "declines", deployment)
+    shelf.folders["1"] = make_bundle(tmp_path / "declines", deployment, policy=DECLINING)
     document = shelf.put("champion", explore=0.1, explore_up_to_usd_cents=60_000)
     with service(shelf) as serving:
         lines = [score(serving, amount="12.50")[1] for _ in range(80)]
@@ -274,7 +271,7 @@ def test_a_share_of_declines_is_approved_and_flagged_with_its_probability(deploy
 
 
 def test_what_rules_decide_is_never_let_through(deployment, shelf, tmp_path):
-    shelf.folders["1"] = declining(tmp_path / "declines", deployment)
+    shelf.folders["1"] = make_bundle(tmp_path / "declines", deployment, policy=DECLINING)
     shelf.put("champion", explore=0.1)
     early = min(TRANSACTIONS, key=lambda row: row["event_timestamp"])
     with service(shelf) as serving:

@@ -7,6 +7,7 @@ import mlflow
 import numpy as np
 import pytest
 
+from tests.homes import fraud_home
 from tests.training_events import DAY, START, learnable
 from training import evaluation, registry
 from training.bundle import BundleError
@@ -23,9 +24,7 @@ SMALL = {"iterations": 60, "depth": 4}
 def trained(tmp_path_factory):
     """A home with two versions of one model, the first of them trained in it."""
     home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FRAUD_HOME", str(home))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with fraud_home(home):
         steps = []
         result = train(
             learnable(),

@@ -6,26 +6,21 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from feature_repo.settings import settings
-from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import reading
 from feature_repo.windows.joint import JointPlan
 from feature_repo.windows.plan import OnlinePlan
 from feature_repo.windows.reading import StateView
 from feature_repo.windows.wire import exchange
-from tests.deployments import END, START, events, fill_lake
+from tests.deployments import END, deployed, events
 from tests.windows_project import online_client
 
 TRANSACTIONS, CHARGEBACKS = events(count=600)
 
 
 @pytest.fixture(scope="module")
-def store(module_home):
-    opened = open_store()
-    fill_lake(settings().lake, TRANSACTIONS, CHARGEBACKS)
-    apply_definitions(opened)
-    opened.materialize(START - timedelta(days=1), END)
-    return opened
+def store(tmp_path_factory):
+    with deployed(tmp_path_factory.mktemp("joint"), TRANSACTIONS, CHARGEBACKS, loaded_until=END) as opened:
+        yield opened
 
 
 def plans(store, *names):
