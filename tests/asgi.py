@@ -1,10 +1,16 @@
 """Requests to an ASGI app within this process, and what a refusal must look like."""
 
 import asyncio
+from types import SimpleNamespace
 
 import httpx
 
+from bento.access import Access
+from bento.app import create_app
+from bento.metrics import Metrics
 from bento.problem import KINDS
+from bento.trace_export import Sampling
+from bento.tracing import Tracing
 
 JSON = {"content-type": "application/json"}
 
@@ -27,6 +33,22 @@ class Client:
 
     def post(self, path, **what):
         return self.request("POST", path, **what)
+
+
+def client_over(serving):
+    """A client of the service's app over ``serving``."""
+    app = create_app()
+    app.state.serving = serving
+    return Client(app)
+
+
+def gate_state(limits, *clocks, tracing=None):
+    """The state of an app behind the gate: these limits by these clocks, and of the service its metrics alone."""
+    return SimpleNamespace(
+        access=Access(limits, *clocks),
+        tracing=tracing or Tracing(None, Sampling(0, True)),
+        serving=SimpleNamespace(metrics=Metrics()),
+    )
 
 
 def problem_of(answer):

@@ -4,22 +4,18 @@ import asyncio
 import json
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import httpx
 import pytest
 
-from bento.access import Access, is_loopback
+from bento.access import is_loopback
 from bento.api_keys import SCOPES, create_key
 from bento.app import create_app
 from bento.gate import Gate
-from bento.metrics import Metrics
 from bento.problem import KINDS
 from bento.scopes import ANY, OPEN, route_of, scope_of
 from bento.service_settings import ServiceSettings, service_settings
-from bento.trace_export import Sampling
-from bento.tracing import Tracing
-from tests.asgi import problem_of
+from tests.asgi import gate_state, problem_of
 from tests.bodies import NOW
 from tests.clocks import Clock
 from tests.exposition import shown
@@ -41,11 +37,7 @@ class Service:
     def __init__(self, path, **limits):
         self.clock, self.asked, self.work = Clock(NOW.timestamp()), [], None
         self.limits = ServiceSettings(path, **limits)
-        self.state = SimpleNamespace(
-            access=Access(self.limits, self.clock, self.clock),
-            tracing=Tracing(None, Sampling(0, True)),
-            serving=SimpleNamespace(metrics=Metrics()),
-        )
+        self.state = gate_state(self.limits, self.clock, self.clock)
         self.gate = Gate(self._app, self.state)
 
     async def _app(self, scope, receive, send):

@@ -1,13 +1,12 @@
 """Which champion serves: what is brought in, what is refused, and that the old one goes on."""
 
-import time
 from datetime import timedelta
 
 import pytest
 
 from bento.champion import Champions
 from bento.kept import KeptChampion
-from tests.deployments import START, deployed, events, make_bundle
+from tests.deployments import START, deployed, events, make_bundle, wait_for
 from training.bundle import Bundle
 
 
@@ -123,9 +122,7 @@ def test_the_thread_follows_the_alias_until_it_is_stopped(loaded, tmp_path):
     champions.start()
     try:
         shelf.alias = "v1"
-        deadline = time.monotonic() + 30
-        while champions.current is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_for(lambda: champions.current is not None)
         assert champions.current.version == "v1"
     finally:
         champions.stop()

@@ -5,7 +5,6 @@ Its store is a server with a password, its registry an address with one, which d
 
 import json
 import socket
-import time
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from feature_repo.store import apply_definitions, open_store
 from pipelines import serve
 from tests.asgi import problem_of
 from tests.collector import collecting
+from tests.deployments import wait_for
 from tests.redis_servers import server
 
 PASSWORDS = {each: f"planted-password-of-{each}" for each in ("store", "registry", "collector")}
@@ -77,13 +77,6 @@ def transaction(number, **changes):
         "amount": "12.50",
         **changes,
     }
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def log(home):

@@ -6,6 +6,7 @@ import re
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -47,6 +48,31 @@ def url(home):
 
 def fresh(**changes):
     return deployments.fresh(LATER[0], **changes)
+
+
+@contextmanager
+def asking(url, *, until_killed=False):
+    """Requests, one after the other all the while: each with its answer, in their order."""
+    asked, over = [], threading.Event()
+
+    def ask():
+        with httpx.Client(base_url=url) as client:
+            while not over.is_set():
+                request = fresh()
+                try:
+                    asked.append((request, client.post("/v1/score", json=request)))
+                except httpx.TransportError:
+                    if until_killed:
+                        return
+                    raise
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_transaction_is_scored_by_the_champion(url):
@@ -139,10 +165,8 @@ def test_a_batch_is_scored_for_people_within_the_timeout(url):
 def test_a_malformed_batch_gets_a_problem_and_no_traceback(url, home, body, kind, field):
     logged = (home / "service.log").stat().st_size
     answer = httpx.post(f"{url}/v1/what_if", content=body, headers={"content-type": "application/json"})
-    assert answer.headers["content-type"] == "application/problem+json"
-    document = answer.json()
-    assert (document["type"], document["status"]) == (f"/problems/{kind}", answer.status_code)
-    assert document.get("field") == field
+    found, document = problem_of(answer)
+    assert (found, document.get("field")) == (kind, field)
     assert "Traceback" not in (home / "service.log").read_text()[logged:]
 
 
@@ -185,22 +209,11 @@ def test_bentoml_s_page_shows_every_route(url):
 
 def test_a_new_champion_takes_over_between_two_requests(url, home):
     """Requests go on all the while: every one is answered, by the one version or by the other."""
-    answers, stop = [], threading.Event()
-
-    def ask():
-        with httpx.Client() as client:
-            while not stop.is_set():
-                answers.append(client.post(f"{url}/v1/score", json=fresh()))
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
+    with asking(url) as asked:
         promote(registered(home / "second", open_store(), seed=1))
         wait_for(lambda: httpx.get(f"{url}/v1/model").json()["version"] == "2")
         time.sleep(0.2)
-    finally:
-        stop.set()
-        asking.join()
+    answers = [answer for _, answer in asked]
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["degraded"] for answer in answers} == {None}
     versions = [answer.json()["model"]["version"] for answer in answers]
@@ -222,32 +235,15 @@ def test_a_champion_of_other_definitions_is_refused_and_logged(url, home):
 
 def test_a_killed_worker_forgets_nothing_that_it_answered(url, home):
     worker = worker_pid(home)
-    answered, stop = {}, threading.Event()
-
-    def ask():
-        with httpx.Client() as client:
-            while not stop.is_set():
-                request = fresh()
-                try:
-                    answered[request["transaction_id"]] = (
-                        request,
-                        client.post(f"{url}/v1/score", json=request),
-                    )
-                except httpx.TransportError:
-                    return
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    wait_for(lambda: len(answered) > 50)
-    os.kill(worker, signal.SIGKILL)
-    asking.join()
-    stop.set()
+    with asking(url, until_killed=True) as asked:
+        wait_for(lambda: len(asked) > 50)
+        os.kill(worker, signal.SIGKILL)
     journalled = {line["transaction_id"] for line in read_decisions(home / "journal")}
-    assert set(answered) <= journalled
+    assert {request["transaction_id"] for request, _ in asked} <= journalled
     # BentoML's supervisor starts another worker: it answers again what the killed one has answered, and as the
     # alias still names a version that cannot serve, the one that served before goes on.
     wait_for(lambda: ready(url), patience_s=120)
-    request, first = list(answered.values())[-1]
+    request, first = asked[-1]
     again = httpx.post(f"{url}/v1/score", json=request)
     assert (again.content, again.headers["idempotent-replayed"]) == (first.content, "true")
     assert httpx.post(f"{url}/v1/score", json=fresh()).json()["model"]["version"] == "2"

@@ -9,7 +9,6 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from bento.app import create_app
 from bento.explanations import Explanations
 from bento.reasons import reasons_of
 from bento.score_batch import MAX_BATCH, MAX_BATCH_BYTES
@@ -17,7 +16,7 @@ from feature_repo.decision_reasons import REASONS
 from feature_repo.journal import read_decisions, read_events
 from feature_repo.store import open_store
 from tests import deployments
-from tests.asgi import JSON, Client, kind_of, problem_of
+from tests.asgi import JSON, client_over, kind_of, problem_of
 from tests.deployments import SERVICE, after_load, body_of, events, opened, with_bundle
 from tests.journals import line_of
 from training.bundle import Bundle
@@ -43,9 +42,7 @@ def serving(home):
 
 @pytest.fixture
 def client(serving):
-    app = create_app()
-    app.state.serving = serving
-    return Client(app)
+    return client_over(serving)
 
 
 def fresh(row=ROW, **changes):
@@ -192,7 +189,7 @@ def test_features_are_those_that_a_decision_at_that_instant_sees(client, home):
     assert datetime.fromisoformat(shown["known_as_of"]) == ROW["created_timestamp"]
 
 
-def test_without_an_instant_it_is_now_and_what_is_not_given_is_null(client, serving):
+def test_without_an_instant_it_is_now_and_what_is_not_given_is_null(client):
     answer = client.post("/v1/features", json={"customer_id": "nobody", "terminal_id": "nowhere"}).json()
     now = datetime.now(ROW["event_timestamp"].tzinfo)
     assert timedelta(0) <= now - datetime.fromisoformat(answer["event_timestamp"]) < timedelta(minutes=1)
@@ -299,7 +296,7 @@ def test_a_decision_of_an_earlier_version_is_explained_by_that_version(client, s
     assert asked == ["7"]
 
 
-def test_of_a_model_that_is_gone_the_journalled_codes_are_left(client, serving, home, monkeypatch):
+def test_of_a_model_that_is_gone_the_journalled_codes_are_left(client, serving, monkeypatch):
     answer = next(
         answer
         for row in LATER

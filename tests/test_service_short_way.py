@@ -1,22 +1,19 @@
 """The routes that decide are reached through the gate alone, all others through everything that stands before them."""
 
 import asyncio
-from types import SimpleNamespace
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from bento.access import Access
 from bento.exchange import send_answer
-from bento.metrics import Metrics
 from bento.service_settings import ServiceSettings
 from bento.short_way import ShortWay
-from bento.trace_export import Sampling
-from bento.tracing import Tracing
+from tests.asgi import gate_state
 
 
 class Decides:
@@ -53,10 +50,7 @@ def ours(tmp_path):
             Route("/v1/page", _page, methods=["POST"]),
         ]
     )
-    app.state.word = "ours"
-    app.state.access = Access(ServiceSettings(tmp_path / "api-keys.json"))
-    app.state.tracing = Tracing(None, Sampling(0, True))
-    app.state.serving = SimpleNamespace(metrics=Metrics())
+    app.state = State({"word": "ours", **vars(gate_state(ServiceSettings(tmp_path / "api-keys.json")))})
     return app
 
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from bento.logs import CANNOT_START
 from pipelines import serve
 from pipelines.serve import ServiceError, running_service
+from tests.deployments import wait_for
 
 DIES = "import sys; print('the last words'); sys.exit(3)"
 
@@ -86,10 +86,7 @@ def test_nothing_of_the_service_outlives_the_context(tmp_path, instead, monkeypa
         (leader,) = [pid for pid in processes() if port in command_of(pid) and os.getpgid(pid) == pid]
         members = [pid for pid in processes() if group_of(pid) == leader]
         assert len(members) == 2
-    deadline = time.monotonic() + 5
-    while any(command_of(pid) for pid in members) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(command_of(pid) for pid in members)
+    wait_for(lambda: not any(command_of(pid) for pid in members), 5)
 
 
 def processes():

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from bento.access import Access
 from bento.gate import Gate
-from bento.metrics import STAGES, Metrics
+from bento.metrics import STAGES
 from bento.service_settings import ServiceSettings
 from bento.trace_export import Sampling, provider_of, sampling_of
 from bento.tracing import Tracing, current_trace
+from tests.asgi import gate_state
 from tests.collector import collecting
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -37,11 +37,7 @@ def sent(tmp_path):
             await send({"type": "http.response.start", "status": status, "headers": []})
             await send({"type": "http.response.body", "body": b""})
 
-        state = SimpleNamespace(
-            access=Access(ServiceSettings(tmp_path / "keys.json")),
-            tracing=tracing,
-            serving=SimpleNamespace(metrics=Metrics()),
-        )
+        state = gate_state(ServiceSettings(tmp_path / "keys.json"), tracing=tracing)
 
         async def sending():
             transport = httpx.ASGITransport(Gate(app, state))
