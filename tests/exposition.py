@@ -12,8 +12,8 @@ def samples(text):
     }
 
 
-def shown(meters):
-    """The samples that ``Meters``, ``Metrics`` or a service's metrics would show now."""
+def shown(meters, start=""):
+    """The samples that ``Meters``, ``Metrics`` or a service's metrics would show now, of names that begin with ``start``."""
     body, media_type = meters.exposition()
     assert media_type.startswith("text/plain")
-    return samples(body.decode())
+    return samples("".join(line for line in body.decode().splitlines(True) if line.startswith(start)))

@@ -140,3 +140,13 @@ def test_feast_apply_imports_the_definitions_and_nothing_else() -> None:
     }
     assert inside - ignored == {"definitions.py"}
     assert ignored <= inside
+
+
+def test_what_tests_share_stands_in_a_module_of_its_own() -> None:
+    shared = [
+        (path.name, name)
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for _, _, name in imports(ast.parse(path.read_text()))
+        if name.startswith("tests.test_")
+    ]
+    assert shared == []

@@ -25,7 +25,7 @@ class Journal:
 
     def look(self):
         self.lag.report(self.size - self.loaded)
-        found = shown(self.metrics.meters)
+        found = shown(self.metrics.meters, "fraud_journal_lag")
         return found["fraud_journal_lag_bytes",], found["fraud_journal_lag_seconds",]
 
 

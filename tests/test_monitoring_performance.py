@@ -13,25 +13,21 @@ from deltalake import write_deltalake
 from feature_repo.lake import CHARGEBACKS, TRANSACTIONS, snapshot
 from feature_repo.reason_codes import FRAUD_REASON_CODES
 from monitoring import decisions, performance
+from tests.timelines import micros, moment
 from training import evaluation
 from training.labels import labels
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START = datetime(2025, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 MATURITY = 30 * DAY
 NOT_FRAUD = "13.1"
 
 
-def microseconds(instant: datetime) -> int:
-    return (instant - EPOCH) // timedelta(microseconds=1)
-
-
 def decision(number: int, at: datetime, score: float | None, customer: str = "c1") -> dict[str, Any]:
     return {
         "transaction_id": f"t{number}",
-        "event_timestamp_us": microseconds(at),
-        "known_as_of_us": microseconds(at),
+        "event_timestamp_us": micros(at),
+        "known_as_of_us": micros(at),
         "customer_id": customer,
         "terminal_id": "m1",
         "request": {"amount_usd_cents": 100},
@@ -45,12 +41,12 @@ def decision(number: int, at: datetime, score: float | None, customer: str = "c1
         "state_seen": {},
         "degraded": None if score is not None else "no model",
         "latency_us": 400,
-        "decided_at_us": microseconds(at),
+        "decided_at_us": micros(at),
     }
 
 
 def transaction(record: dict[str, Any], status: str = "approved") -> dict[str, Any]:
-    at = EPOCH + timedelta(microseconds=record["event_timestamp_us"])
+    at = moment(record["event_timestamp_us"])
     return {
         "transaction_id": record["transaction_id"],
         "event_timestamp": at,
@@ -215,4 +211,4 @@ def test_the_chart_has_a_point_a_day_or_a_week(tmp_path: Path, days: int, points
     found = measure(tmp_path, records, [transaction(r) for r in records], [], START + 200 * DAY)
     assert len(found.points) == points
     assert sum(point.rows for point in found.points) == days
-    assert found.points[0].start_us == microseconds(START)
+    assert found.points[0].start_us == micros(START)

@@ -42,6 +42,7 @@ from pipelines.serve import running_service
 from tests import deployments
 from tests.deployments import END, LOADED_UNTIL, START, body_of, deployed, events, live, registered, send
 from tests.faults import full_disk, pid_of, standing_still
+from tests.timelines import moment
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=11, count=120)
@@ -53,7 +54,6 @@ OLDER = {name: value for name, value in TRANSACTIONS[0].items() if name != "even
     "transaction_id": "older", "customer_id": "older", "terminal_id": "older",
 }  # fmt: skip
 FRAUDS, FRAUD_TOTAL = "explained_chargebacks_count_730d", "explained_surprise_sum_730d"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def definitions():
@@ -230,7 +230,7 @@ def test_the_lake_keeps_as_of_when_a_transaction_was_scored(home, decisions):
         )
         kept = dict(connection.execute(query).fetchall())
     for name, line in decisions.items():
-        scored = EPOCH + timedelta(microseconds=line["known_as_of_us"])
+        scored = moment(line["known_as_of_us"])
         assert kept[name] == (None if name.startswith(("replayed", "t")) else scored)
     assert [kept[row["transaction_id"]] for row in TRANSACTIONS] == [None] * len(TRANSACTIONS)
 

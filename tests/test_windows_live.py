@@ -257,14 +257,19 @@ def test_a_deleted_view_leaves_nothing_but_what_a_model_reads(small, served):
         assert client.keys("window:small:view:*") == []
 
 
+def usual_then(source):
+    """A view of means, and a column of what the mean was before each event."""
+    usual = view_of(source, {("mean", "amount"): ["1m"]}, name="usual", prefix="usual")
+    return usual, derive("then", [usual], [HOLDER], "usual_amount_mean_1m", 2)
+
+
 def test_a_derived_view_is_written_only_once_what_it_is_computed_from_has_its_history(small):
     """A value computed from a state that is not loaded yet would be another than history's, and would stay."""
     store, source, path = small
     past = [event(1, 1, amount=2), event(2, 2, amount=4)]
     write_events(path, past)
     recorder = LiveRecorder.open(store)
-    usual = view_of(source, {("mean", "amount"): ["1m"]}, name="usual", prefix="usual")
-    then = derive("then", [usual], [HOLDER], "usual_amount_mean_1m", 2)
+    usual, then = usual_then(source)
     peak = view_of(source, {("sum", "then"): ["1m"]}, name="peak", prefix="peak", derived=[then])
     store.apply([usual, peak])
     recorder.follow([])
@@ -292,8 +297,7 @@ def test_an_event_too_old_for_its_derived_columns_goes_to_all_other_views(small,
     store, source, path = small
     days = 4 * 86_400
     write_events(path, [event(1, 1), event(2, days)])
-    usual = view_of(source, {("mean", "amount"): ["1m"]}, name="usual", prefix="usual")
-    then = derive("then", [usual], [HOLDER], "usual_amount_mean_1m", 2)
+    usual, then = usual_then(source)
     peak = view_of(source, {("count", ""): ["5d"]}, name="peak", prefix="peak", derived=[then])
     rated = view_of(
         source, {("count", ""): ["5d"], ("sum", "then"): ["5d"]}, name="rated", prefix="rated", derived=[then]
