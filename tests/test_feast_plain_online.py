@@ -124,7 +124,7 @@ def test_writers_that_race_leave_the_newest_row(deploy):
     assert read(store, A) == [(119, "PRESENT")]
 
 
-def test_a_row_that_another_client_of_the_store_wrote_is_read_and_corrected(deploy, tmp_path):
+def test_a_row_that_another_client_of_the_store_wrote_is_read_and_corrected(deploy):
     store = deploy(plain())
     config = store.config.model_dump(by_alias=True)
     stock = FeatureStore(

@@ -210,7 +210,7 @@ class TestRepeatedLoads:
             ingest(written(tmp_path / "t.csv", rows), "handbook", lake)
         assert not (lake / "transactions").exists()
 
-    def test_another_chargeback_of_a_transaction_is_an_error(self, tmp_path: Path, lake: Path) -> None:
+    def test_another_chargeback_of_a_transaction_is_an_error(self, lake: Path) -> None:
         reports = {"created_timestamp": [NOON + timedelta(days=1)], "reason_code": ["10.4"]}
         ingest(canonical_rows(), "canonical", lake, pa.table({"transaction_id": ["a"], **reports}))
         other = pa.table({"transaction_id": ["a"], **reports, "reason_code": ["13.1"]})

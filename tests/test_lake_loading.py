@@ -126,7 +126,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_worker_has_journalled_is_loaded_after_its_end(home, journal):
+def test_what_a_killed_worker_has_journalled_is_loaded_after_its_end(home):
     worker = subprocess.run([sys.executable, "-c", DIES], cwd=PROJECT_ROOT, check=False)
     assert worker.returncode == -signal.SIGKILL
     wait_for(lambda: loaded(home, 5))

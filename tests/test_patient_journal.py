@@ -12,7 +12,6 @@ from tests.clocks import Clock
 from tests.faults import full_disk
 
 NOON_US = 20_000 * 86_400_000_000 + 43_200_000_000
-ROW = {"transaction_id": "t", "created_timestamp_us": 1}
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def test_closing_tries_once_more_and_says_what_is_lost(tmp_path, caplog):
     assert ids(tmp_path) == ["d1"]
 
 
-def test_the_index_waits_with_the_journal_and_is_whole_after_it(journal, time, tmp_path):
+def test_the_index_waits_with_the_journal_and_is_whole_after_it(journal, time):
     with closing(Seen(journal.folder, journal)) as seen:
         seen.add("d1", "decision", "one", journal.decision(decision(1)))
         with full_disk():
@@ -185,7 +184,7 @@ def test_an_index_that_cannot_be_closed_in_order_is_made_again_from_the_journal(
         assert again.find("d1")["decision"].digest == "one"
 
 
-def test_an_index_that_finds_its_disk_full_is_kept_in_memory(journal, tmp_path):
+def test_an_index_that_finds_its_disk_full_is_kept_in_memory(journal):
     place = journal.decision({**decision(1), "content": "one"})
     with full_disk(), closing(Seen(journal.folder, journal)) as seen:
         assert seen.find("d1")["decision"].location == place

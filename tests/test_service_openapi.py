@@ -108,13 +108,14 @@ def test_the_description_has_every_kind_of_problem_but_those_of_the_path_itself(
 
 
 def test_what_the_page_tries_out_is_accepted(state):
-    client = Client(APP)
+    client, statuses = Client(APP), []
     for path, methods in document()["paths"].items():
         for method, operation in methods.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
             if "example" in content and BENTOML not in operation["tags"]:
-                answer = client.request(method.upper(), path, json=content["example"])
-                assert answer.status_code == 200, answer.text
+                statuses.append(client.request(method.upper(), path, json=content["example"]).status_code)
+    assert statuses
+    assert set(statuses) == {200}
 
 
 @OF_APP.parametrize()

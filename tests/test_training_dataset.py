@@ -144,7 +144,7 @@ def test_other_definitions_are_refused_when_building_again(built, store):
         rebuild({**built.manifest, "definitions_digest": "0" * 64}, store)
 
 
-def test_other_content_is_refused_when_building_again(built, store, monkeypatch):
+def test_other_content_is_refused_when_building_again(built, store):
     with pytest.raises(ValueError, match="rebuild: the content's digest is"):
         rebuild({**built.manifest, "digest": "sha256:0"}, store)
 

@@ -186,7 +186,7 @@ def test_state_stays_bounded_and_answers_exact_inside_the_grace(store, plan, rec
         assert row["hourly_amount_sum_1h"] == sum(e["amount"] for e in inside)
 
 
-def test_a_question_that_reaches_dropped_events_is_refused_with_the_way_out(store, plan, recorder, key):
+def test_a_question_that_reaches_dropped_events_is_refused_with_the_way_out(store, recorder, key):
     recorder.record("events", ten_minutely(key, 1500))
     _, state = state_of(store, "hourly", key)
     dropped = head_of(state)[0]
@@ -222,7 +222,7 @@ def test_a_server_without_the_scripts_is_given_them(store, plan, recorder, key):
     assert ask(plan, key, at(30))[0]["all_events_count_1m"] == 8
 
 
-def test_a_server_that_was_restarted_has_every_event_and_takes_more(module_home, store, plan, recorder, key):
+def test_a_server_that_was_restarted_has_every_event_and_takes_more(module_home, plan, recorder, key):
     recorder.record("events", [event(1, 0, key=key, amount=5)])
     assert embedded.stop(module_home)
     embedded.ensure_running(module_home)
@@ -320,7 +320,7 @@ def test_an_event_without_key_or_outside_the_filter_touches_no_state(store, reco
     assert not online_client(store).keys(f"window:small:large:*{key}")
 
 
-def test_keys_that_read_alike_have_states_of_their_own(store, plan, recorder):
+def test_keys_that_read_alike_have_states_of_their_own(plan, recorder):
     names = ["1:2", "1", "2", "1:21:2", "", "ä", "a*", "a?"]
     for n, name in enumerate(names):
         recorder.record("events", [event(1, 0, key=name, amount=n)])
