@@ -1,12 +1,12 @@
 """One transaction on its way to a decision, what is answered of it, and what the journal keeps."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 
 from bento.champion import MODEL_NAME, Champion
 from bento.request import Transaction
@@ -19,7 +19,6 @@ __all__ = ["STATUS_OF_DECISION", "Case", "Key", "Reply", "answer"]
 STATUS_OF_DECISION = {"approve": "approved", "review": "pending", "decline": "declined"}
 """The status under which a decided transaction is recorded."""
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 Key = tuple[str, str]
 
@@ -120,7 +119,7 @@ class Case:
 def answer(record: Mapping[str, Any]) -> bytes:
     """The answer that a journalled decision gave, the same bytes every time."""
     name, version = record["model_name"], record["model_version"]
-    return _encode(
+    return to_json(
         {
             "transaction_id": record["transaction_id"],
             "decision": record["decision"],
@@ -132,7 +131,7 @@ def answer(record: Mapping[str, Any]) -> bytes:
             "degraded": record["degraded"],
             "latency_us": record["latency_us"],
         }
-    ).encode()
+    )
 
 
 def _features(model: Champion, values: np.ndarray) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -100,19 +100,13 @@ class Recording:
             self._ask_again_at = self._monotonic() + PAUSE_S
             raise
 
-    def find(self, key: str, digest: str, *kinds: str) -> dict[str, Entry]:
-        """What is known of an id, of any of ``kinds``.
+    def decided(self, found: Mapping[str, Entry], digest: str) -> Entry | None:
+        """The decision on a transaction, or None; ``found`` is what is known of its id.
 
         Raises:
-            Problem: it stands for other content.
+            Problem: the id stands for other content.
         """
-        found = {kind: entry for kind, entry in self.seen.find(key).items() if kind in kinds}
-        for entry in found.values():
-            if entry.digest != digest:
-                raise problem(
-                    "conflict", "transaction_id", "it was sent before with other content; use a new id"
-                )
-        return found
+        return _of_content(found, digest, DECISION, "transactions").get(DECISION)
 
     def derived(self, table: str, key: str) -> Values:
         """What was computed of an event when it was recorded; empty where nothing was, or there is no such event."""
@@ -133,7 +127,7 @@ class Recording:
         self._require_disk(self.journal.settle())
         key, digest = event["transaction_id"], content_digest(event)
         kinds = (table, DECISION) if table == "transactions" else (table,)
-        for entry in self.find(key, digest, *kinds).values():
+        for entry in _of_content(self.seen.find(key), digest, *kinds).values():
             return Recorded(self.journal.read(entry.location)["created_timestamp_us"], repeated=True)
         with self.store():
             (written,) = self._write(table, [event], [taken])
@@ -159,12 +153,13 @@ class Recording:
                 found = self._write("transactions", events)
         except STORE_FAILURES as error:
             found = [error] * len(events)
-        return [
-            self._scored(event, digest, each) for (event, digest), each in zip(scored, found, strict=True)
-        ]
+        written = [self._in_history(event, each) for event, each in zip(events, found, strict=True)]
+        self._metrics.recorded.labels("transactions").inc(len(written))
+        self._journal_scored(scored, written)
+        return [each.known_us for each in written]
 
-    def _scored(self, event: Mapping[str, Any], digest: str, written: Written | Exception) -> int:
-        """See to it that history gets a scored transaction, whatever became of it in the state."""
+    def _in_history(self, event: Mapping[str, Any], written: Written | Exception) -> Written:
+        """What history gets of a scored transaction, whatever became of it in the state."""
         if isinstance(written, Exception):
             error, written = written, Written(self._known_us(event), {})
             if isinstance(error, STORE_FAILURES):
@@ -177,17 +172,43 @@ class Recording:
                     exc_info=error,
                     extra={"transaction_id": event["transaction_id"], "error": repr(error)},
                 )
-        self._metrics.recorded.labels("transactions").inc()
-        # It is counted there; the decision's line says so, and the payment is decided all the same.
-        with suppress(LineLostError):
-            self._journal("transactions", event, digest, written)
-        return written.known_us
+        return written
 
-    def keep_decision(self, record: dict[str, Any], digest: str) -> None:
-        """Journal a decision. Where its line must wait, or is lost, the record says so as ``degraded``."""
-        with suppress(LineLostError):
-            location = self.journal.decision(record)
-            self.seen.add(record["transaction_id"], DECISION, digest, location)
+    def _journal_scored(
+        self, scored: Sequence[tuple[Mapping[str, Any], str]], written: Sequence[Written]
+    ) -> None:
+        """A line that is lost is counted there; the decision's line says so, and the payment is decided all the same."""
+        places = self.journal.events(
+            [
+                self.journal.event_record("transactions", _known(event, each.known_us), each.values)
+                for (event, _), each in zip(scored, written, strict=True)
+            ]
+        )
+        kind = derived_kind("transactions")
+        self._index(
+            (event["transaction_id"], kind, digest, place if each.values else None)
+            for (event, digest), each, place in zip(scored, written, places, strict=True)
+        )
+
+    def keep_decisions(self, decided: Sequence[tuple[dict[str, Any], str]]) -> None:
+        """Journal decisions; where the line of one must wait, or is lost, the record says so as ``degraded``.
+
+        Args:
+            decided: the records, each with the digest of its transaction's content.
+        """
+        places = self.journal.decisions([record for record, _ in decided])
+        self._index(
+            (record["transaction_id"], DECISION, digest, place)
+            for (record, digest), place in zip(decided, places, strict=True)
+        )
+
+    def _index(self, lines: Iterable[tuple[str, str, str, Location | None]]) -> None:
+        """Remember where the lines of (id, kind, digest, place) stand that have a place."""
+        entries = [
+            (key, kind, Entry(digest, place)) for key, kind, digest, place in lines if place is not None
+        ]
+        if entries:
+            self.seen.add_all(entries)
 
     @property
     def idle(self) -> bool:
@@ -312,6 +333,19 @@ class Recording:
             "the store does not answer; the event waits",
             extra={"transaction_id": event["transaction_id"], "error": repr(error)},
         )
+
+
+def _of_content(found: Mapping[str, Entry], digest: str, *kinds: str) -> dict[str, Entry]:
+    """What was found of an id, of any of ``kinds``.
+
+    Raises:
+        Problem: it stands for other content.
+    """
+    wanted = {kind: entry for kind, entry in found.items() if kind in kinds}
+    for entry in wanted.values():
+        if entry.digest != digest:
+            raise problem("conflict", "transaction_id", "it was sent before with other content; use a new id")
+    return wanted
 
 
 def _known(event: Mapping[str, Any], known_us: int) -> dict[str, Any]:

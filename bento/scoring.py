@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from bento.reasons import codes_of, explain, explain_rules
 from bento.recording import STORE_FAILURES, Recording
 from bento.request import Transaction
 from bento.rollout import Rollouts
-from bento.seen import DECISION, content_digest
+from bento.seen import Entry, content_digest
 from bento.tracing import within
 from bento.turn import Seen
 from feature_repo.windows.reading import StateLostError
@@ -78,7 +78,8 @@ class Scorer:
             cases: no two of them share one of their keys, nor is one that is historic among others.
         """
         ends = [time.perf_counter_ns()]
-        self._each(cases, self._look_up)
+        known = self._recording.seen.find_all([case.transaction.transaction_id for case in cases])
+        self._each(cases, lambda case: self._look_up(case, known[case.transaction.transaction_id]))
         new = _undecided(cases)
         if not new:
             return
@@ -94,13 +95,12 @@ class Scorer:
         self._each(new, self._settle)
         ends.append(time.perf_counter_ns())
         new = _undecided(new)
-        known = self._recording.record_scored([(case.event(), case.digest) for case in new])
-        for case, known_us in zip(new, known, strict=True):
+        times = self._recording.record_scored([(case.event(), case.digest) for case in new])
+        for case, known_us in zip(new, times, strict=True):
             case.known_us = known_us
         ends.append(time.perf_counter_ns())
-        self._each(new, self._journal)
+        self._recording.keep_decisions([(self._record(case), case.digest) for case in new])
         ends.append(time.perf_counter_ns())
-        new = _undecided(new)
         self._metrics.stages([case.started_ns for case in new], ends)
         self._each(new, lambda case: self._answer(case, ends))
 
@@ -116,14 +116,13 @@ class Scorer:
             except Exception as error:  # its sender is told
                 case.error = error
 
-    def _look_up(self, case: Case) -> None:
-        """Give a case that was decided before its first answer."""
-        transaction = case.transaction
-        case.digest = content_digest(transaction.event(""))
-        found = self._recording.find(transaction.transaction_id, case.digest, DECISION, "transactions")
-        if DECISION in found:
+    def _look_up(self, case: Case, known: Mapping[str, Entry]) -> None:
+        """Give a case that was decided before its first answer; ``known`` is what is known of its id."""
+        case.digest = content_digest(case.transaction.event(""))
+        first = self._recording.decided(known, case.digest)
+        if first is not None:
             self._metrics.repeats.inc()
-            case.reply = Reply(answer(self._recording.journal.read(found[DECISION].location)), repeated=True)
+            case.reply = Reply(answer(self._recording.journal.read(first.location)), repeated=True)
 
     def _read(self, champion: Champion | None, cases: Sequence[Case], ends_ns: list[int]) -> None:
         """Let each case see its features; adds when that, the windows and the transforms ended."""
@@ -253,9 +252,8 @@ class Scorer:
             self._failed("reasons", case, error)
             return []
 
-    def _journal(self, case: Case) -> None:
-        record = case.recorded((time.perf_counter_ns() - case.started_ns) // 1000, self._clock_us())
-        self._recording.keep_decision(record, case.digest)
+    def _record(self, case: Case) -> dict[str, Any]:
+        return case.recorded((time.perf_counter_ns() - case.started_ns) // 1000, self._clock_us())
 
     def _answer(self, case: Case, ends_ns: Sequence[int]) -> None:
         """Count the decision, and say it."""

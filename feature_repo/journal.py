@@ -30,7 +30,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -101,7 +101,8 @@ class Journal:
         Raises:
             OSError: the line could not be written whole; nothing of it is left in the file.
         """
-        return self._append("decisions", record)
+        (location,) = self._append("decisions", [record])
+        return location
 
     def event(
         self, table: str, row: Mapping[str, Any], derived: Mapping[str, Decimal | None] = _NONE
@@ -114,8 +115,16 @@ class Journal:
         Raises:
             OSError: the line could not be written whole; nothing of it is left in the file.
         """
+        (location,) = self._append("events", [self.event_record(table, row, derived)])
+        return location
+
+    @staticmethod
+    def event_record(
+        table: str, row: Mapping[str, Any], derived: Mapping[str, Decimal | None] = _NONE
+    ) -> dict[str, Any]:
+        """A recorded event as it is journalled; arguments as of ``event``."""
         more = {_DERIVED: _plain(derived)} if derived else {}
-        return self._append("events", {"table": table, **_plain(row), **more})
+        return {"table": table, **_plain(row), **more}
 
     def read(self, location: Location) -> dict[str, Any]:
         """The line at ``location``, as an earlier :meth:`decision` or :meth:`event` returned it."""
@@ -140,8 +149,9 @@ class Journal:
         while self._files:
             self._files.popitem()[1].close()
 
-    def _append(self, kind: str, record: Mapping[str, Any]) -> Location:
-        return self._file(kind).append(self.line(record))
+    def _append(self, kind: str, records: Sequence[Mapping[str, Any]]) -> list[Location]:
+        """Append all, with one ``write()``, or none."""
+        return self._file(kind).append([self.line(record) for record in records])
 
     def _file(self, kind: str) -> "_AppendOnly":
         day = self._clock_us() // _DAY_US
@@ -170,23 +180,26 @@ class _AppendOnly:
         try:
             self._size = os.fstat(self._fd).st_size
             if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
-                self.append(b"\n")
+                self.append([b"\n"])
         except OSError:
             os.close(self._fd)
             raise
 
-    def append(self, line: bytes) -> Location:
-        offset = self._size
+    def append(self, lines: Sequence[bytes]) -> list[Location]:
+        whole = b"".join(lines)
         try:
-            written = os.write(self._fd, line)
+            written = os.write(self._fd, whole)
         except OSError as error:
             why = f"cannot append to the journal: {error.strerror}"
             raise OSError(error.errno, why, str(self.path)) from error
-        if written != len(line):
-            os.ftruncate(self._fd, offset)
-            raise OSError(f"{self.path}: only {written} of {len(line)} bytes written: is the disk full?")
-        self._size += written
-        return Location(self.path.name, offset, written)
+        if written != len(whole):
+            os.ftruncate(self._fd, self._size)
+            raise OSError(f"{self.path}: only {written} of {len(whole)} bytes written: is the disk full?")
+        places = []
+        for line in lines:
+            places.append(Location(self.path.name, self._size, len(line)))
+            self._size += len(line)
+        return places
 
     def close(self) -> None:
         try:

@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from bento.patient_journal import IN_MEMORY, LOST, RETRY_S, LineLostError, PatientJournal, in_memory
-from bento.seen import Seen
+from bento.seen import Entry, Seen
 from feature_repo.journal import read_decisions, read_events
 from tests.clocks import Clock
 from tests.faults import full_disk
@@ -119,6 +119,32 @@ def test_a_line_is_written_whole_or_waits_whole(journal, time):
     assert ids(journal.folder) == ["d1", "d2"]
 
 
+def test_lines_of_some_are_written_at_once_or_as_far_as_the_disk_takes_them(journal, time):
+    first = journal.decisions([decision(1), decision(2)])
+    assert [journal.read(place)["transaction_id"] for place in first] == ["d1", "d2"]
+    (path,) = journal.folder.glob("decisions-*")
+    size = path.stat().st_size
+    records = [decision(number) for number in (3, 4, 5)]
+    with full_disk(at=size + 60):
+        places = journal.decisions(records)
+        assert ids(journal.folder) == ["d1", "d2", "d3"]
+    assert [in_memory(place) for place in places] == [False, True, True]
+    assert [record["degraded"] for record in records] == [None, IN_MEMORY, IN_MEMORY]
+    time.now += RETRY_S
+    assert journal.settle()
+    assert ids(journal.folder) == ["d1", "d2", "d3", "d4", "d5"]
+
+
+def test_of_some_lines_those_that_are_lost_have_no_place(journal):
+    rows = [
+        {"transaction_id": f"e{number}", "text": "x" * size} for number, size in enumerate((900, 1900, 9))
+    ]
+    with full_disk():
+        places = journal.events([journal.event_record("transactions", row) for row in rows])
+    assert [place is None for place in places] == [False, True, False]
+    assert journal.lost == 1
+
+
 def test_closing_tries_once_more_and_says_what_is_lost(tmp_path, caplog):
     journal = PatientJournal(tmp_path, lambda: NOON_US)
     with full_disk():
@@ -190,3 +216,26 @@ def test_an_index_that_finds_its_disk_full_is_kept_in_memory(journal):
         assert seen.find("d1")["decision"].location == place
         seen.add("d2", "decision", "two", place)
         assert seen.find("d2")["decision"].digest == "two"
+
+
+def test_some_are_indexed_and_found_at_once(journal):
+    with closing(Seen(journal.folder, journal)) as seen:
+        places = journal.decisions([decision(1), decision(2)])
+        seen.add_all([(f"d{i}", "decision", Entry(str(i), place)) for i, place in enumerate(places, start=1)])
+        seen.add_all(
+            [("d1", "decision", Entry("another", places[1])), ("d1", "other", Entry("1", places[0]))]
+        )
+        found = seen.find_all(["d1", "d2", "d3"])
+    assert {key: set(kinds) for key, kinds in found.items()} == {
+        "d1": {"decision", "other"}, "d2": {"decision"}, "d3": set()
+    }  # fmt: skip
+    assert found["d1"]["decision"] == Entry("1", places[0])
+
+
+def test_what_is_indexed_at_once_is_in_memory_as_one_when_the_disk_is_full(journal):
+    with closing(Seen(journal.folder, journal)) as seen:
+        place = journal.decision(decision(1))
+        with full_disk():
+            seen.add_all([(f"d{i}", "decision", Entry("one", place)) for i in range(3)])
+        assert set(seen._unsaved) == {"d0", "d1", "d2"}
+        assert set(seen.find_all(["d0", "d2"])) == {"d0", "d2"}

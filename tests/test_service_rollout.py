@@ -7,6 +7,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from bento.case import Case
 from bento.champion import Champions
 from bento.kept import KeptChampion
 from bento.rollout import Rollouts
@@ -173,6 +174,38 @@ def test_a_challenger_of_other_features_is_read_in_the_champion_s_round_trip(dep
         assert {"terminal_fraud", "pair_activity"} <= {
             spec.view for spec in serving.recording._recorder.specs
         }
+
+
+@pytest.mark.parametrize("challenger", ["2", "3"])
+def test_those_decided_together_are_scored_by_both_models_with_one_call_each(
+    deployment, shelf, monkeypatch, challenger
+):
+    shelf.put("shadow", challenger)
+    with service(shelf) as serving:
+        trial, calls = serving.rollouts.current.trial, []
+
+        def counted(model):
+            score = model.bundle.score
+
+            def noted(values):
+                calls.append((model.version, len(values)))
+                return score(values)
+
+            monkeypatch.setattr(model.bundle, "score", noted)
+
+        counted(trial.champion), counted(trial.challenger)
+        cases = [
+            Case(serving._transaction_in(fresh(LATER[0], customer_id=f"g{i}", terminal_id=f"gt{i}")), 0)
+            for i in range(4)
+        ]
+        serving._scorer.decide(cases)
+        assert calls == [("1", 4), (challenger, 4)]
+        bundle = trial.challenger.bundle
+        for case in cases:
+            features = record_beside(case.record)["features"]
+            values = [np.nan if features[name] is None else features[name] for name in bundle.feature_names]
+            alone = bundle.score(np.array([values]))
+            assert case.record["beside"]["score"] == alone[0]
 
 
 @pytest.mark.parametrize("mode", ["canary", "ab"])

@@ -8,11 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bento.app import create_app
+from bento.patient_journal import IN_MEMORY
 from bento.score_batch import MOST_TOGETHER
 from feature_repo.journal import read_decisions
 from pipelines.parity import parity
 from tests import deployments
+from tests.asgi import Client
 from tests.deployments import LOADED_UNTIL, body_of, events, opened, with_bundle
+from tests.faults import full_disk
 from training.bundle import Bundle
 
 TRANSACTIONS, CHARGEBACKS = events(seed=7, count=600)
@@ -149,3 +152,51 @@ def test_what_was_read_together_is_recomputed_to_the_bit(serving, reads, home):
     report = parity(bundle_loader=lambda name, version: Bundle.load(home / "bundle")).report
     assert report.decisions > len(rows)
     assert (report.mismatches, report.score_mismatches) == (0, 0), report.examples
+
+
+def test_elements_of_a_batch_are_decided_together(serving, reads, home):
+    app = create_app()
+    app.state.serving = serving
+    batch = [live(f"b{i}", f"bt{i}") for i in range(MOST_TOGETHER + 3)]
+    answers = Client(app).post("/v1/score/batch", json=batch).json()
+    assert reads == [MOST_TOGETHER, 3]
+    assert [answer["transaction_id"] for answer in answers] == [sent["transaction_id"] for sent in batch]
+
+
+def test_while_the_store_is_away_each_is_decided_and_kept_for_it(serving, home, monkeypatch):
+    def away(*_):
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(serving.recording._recorder, "write_each", away)
+        answers = together(serving, [live(f"k{i}", f"kt{i}") for i in range(3)])
+    assert {answer["degraded"] for answer in answers} == {None}
+    assert len(serving.recording._backlog) == 3
+    serving.recording._ask_again_at = 0.0
+    (after,) = together(serving, [live("k1", "kt-other")])
+    assert line_of(home, after)["features"][COUNT] == 1
+    assert serving.recording.idle
+
+
+def test_a_model_that_fails_on_one_decides_on_the_others(serving, monkeypatch):
+    bundle = serving.champions.current.bundle
+    score, asked = bundle.score, []
+
+    def picky(values):
+        asked.append(len(values))
+        if len(asked) in (1, 3):  # the whole, then the second alone
+            raise ValueError("not this one")
+        return score(values)
+
+    monkeypatch.setattr(bundle, "score", picky)
+    answers = together(serving, [live(f"q{i}", f"qt{i}") for i in range(3)])
+    assert asked == [3, 1, 1, 1]
+    assert [answer["degraded"] for answer in answers] == [None, "model-failed", None]
+
+
+def test_a_full_disk_marks_each_of_those_decided_together(serving, home):
+    with full_disk():
+        answers = together(serving, [live(f"f{i}", f"ft{i}") for i in range(3)])
+    assert {answer["degraded"] for answer in answers} == {IN_MEMORY}
+    assert serving.recording.journal.settle(now=True)
+    assert [line_of(home, answer)["degraded"] for answer in answers] == [IN_MEMORY] * 3

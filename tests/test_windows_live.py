@@ -336,6 +336,20 @@ def test_a_view_whose_filter_cannot_be_asked_of_an_event_does_not_stop_the_other
         recorder.record("events", [event(2, 2, amount=1.5)])
 
 
+def test_of_some_events_those_that_no_view_can_take_stand_beside_the_others(small):
+    store, _, _ = small
+    recorder = LiveRecorder.open(store)
+    spec = windowed_specs(store)[0]
+    events = [event(1, 1), event(2, 2, amount=1.5), event(3, 3)]
+    first, wrong, third = recorder.write_each("events", events)
+    assert [first.known_us, third.known_us] == [to_microseconds(events[i]["known"]) for i in (0, 2)]
+    assert isinstance(wrong, TypeError)
+    assert answers(store, spec, 9)["all_events_count_10s"] == 2
+    with pytest.raises(TypeError, match="is float"):
+        recorder.write("events", [event(4, 4, amount=1.5), event(5, 5)])
+    assert answers(store, spec, 9)["all_events_count_10s"] == 3
+
+
 def test_an_empty_registry_is_refused(home):
     with pytest.raises(ValueError, match="run feast apply"):
         LiveRecorder.open(project(home))
