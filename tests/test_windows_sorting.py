@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.windows.asked_keys import AskedKeys, encoded
-from feature_repo.windows.sorting import ALL_PASS, NOTHING, combine, gather, order_by, tied
+from feature_repo.windows.sorting import (
+    ALL_PASS,
+    NOTHING,
+    combine,
+    gather,
+    leave_unmarked,
+    mark,
+    ordered,
+    tied,
+)
 
 GREATEST = [0, 1, 2**14 - 1, 2**14, 2**31 - 1, 2**31, 2**62]
 
@@ -38,12 +47,12 @@ def test_events_come_by_key_and_within_it_as_they_came(drawn, floor, timed, filt
         if codes[i] >= 0 and (not timed or times[i] >= floor) and (not filtered or passes[i])
     ]
     expected = sorted(kept, key=lambda i: codes[i])
-    positions, ordered = order_by(
+    positions, in_order = ordered(
         codes, greatest, order if reordered else NOTHING, times if timed else NOTHING, floor,
         passes if filtered else ALL_PASS,
     )  # fmt: skip
     assert positions.tolist() == expected
-    assert ordered.tolist() == codes[expected].tolist()
+    assert in_order.tolist() == codes[expected].tolist()
     out = np.empty(len(positions), dtype=np.int64)
     gather(times, positions, out)
     assert out.tolist() == times[expected].tolist()
@@ -51,10 +60,25 @@ def test_events_come_by_key_and_within_it_as_they_came(drawn, floor, timed, filt
         i
         for i in range(len(expected))
         if any(
-            0 <= j < len(expected) and ordered[i] == ordered[j] and out[i] == out[j] for j in (i - 1, i + 1)
+            0 <= j < len(expected) and in_order[i] == in_order[j] and out[i] == out[j] for j in (i - 1, i + 1)
         )
     ]
-    assert tied(ordered, times, positions).tolist() == alike
+    assert tied(in_order, times, positions).tolist() == alike
+
+
+@given(rows(), rows(), st.integers(0, 6))
+@settings(max_examples=100, deadline=None)
+def test_what_is_marked_stays_and_most_of_the_rest_does_not(asked, drawn, size):
+    marks = np.zeros(1 << size, dtype=np.bool_)
+    mark(asked[0], marks)
+    codes = drawn[0].copy()
+    leave_unmarked(codes, marks)
+    left = set(asked[0].tolist()) - {-1}
+    assert all(
+        now == was or (now == -1 and was not in left) for now, was in zip(codes, drawn[0], strict=True)
+    )
+    if not left:
+        assert set(codes.tolist()) <= {-1}
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64])

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -13,13 +12,15 @@ from feature_repo.lake import quote
 from feature_repo.windows.cuts import between_sql, counted, histogram_sql
 from feature_repo.windows.event_sql import column_sql, refuse_nulls
 from feature_repo.windows.kernel import NULL
-from feature_repo.windows.memory import empty
+from feature_repo.windows.memory import Growing
 from feature_repo.windows.sources import instant_sql
 from feature_repo.windows.spec import StoredColumn, ViewSpec
 
 Integers = NDArray[np.int64]
 # Types whose values are equal just when their texts are, and which DuckDB hashes without making one.
 _HASHED = {"VARCHAR", "BIGINT", "INTEGER", "SMALLINT", "TINYINT", "BOOLEAN", "DATE"}
+# Events that are taken over at a time: large enough to cost little, small enough that their memory is used again.
+_BATCH = 100_000
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,35 @@ class Field:
     sql: str
 
 
+class Ids:
+    """Ids of events as they are read. A part of a batch would keep all of it alive, so each is a copy."""
+
+    def __init__(self, expected: int, kind: pa.DataType) -> None:
+        self._kind = kind
+        self._numbers = Growing(expected if pa.types.is_uint64(kind) else 0)
+        self._texts: list[pa.Array] = []
+
+    def extend(self, ids: pa.Array) -> None:
+        """Append the ids of a batch."""
+        if pa.types.is_uint64(self._kind):
+            self._numbers.extend(integers(ids))
+        else:
+            self._texts.append(pa.concat_arrays([ids[:0], ids]))
+
+    def take(self, positions: NDArray[np.int32]) -> pa.Array | pa.ChunkedArray:
+        """Those of some events."""
+        if pa.types.is_uint64(self._kind):
+            return pa.array(self._numbers.values[positions].view(np.uint64))
+        return pa.chunked_array(self._texts, self._kind).take(pa.array(positions))
+
+
 @dataclass(frozen=True)
 class Piece:
     """Events of one source in [lo, hi), in the order of the read.
 
     Attributes:
         times, known: int64[n] microseconds UTC; known is None where each event was known as it happened.
-        ids: the events' ids, as Arrow; 64-bit numbers that tell them apart where their order does not matter.
+        ids: the events' ids; 64-bit numbers that tell them apart where their order does not matter.
         keys: int32[n] for each key part, -1 where the value is not asked.
         values: int64[n] for each field, ``NULL`` where null.
         passes: bool[n] for each filter.
@@ -53,7 +76,7 @@ class Piece:
 
     times: Integers
     known: Integers | None
-    ids: pa.ChunkedArray
+    ids: Ids
     keys: dict[KeyPart, NDArray[np.int32]]
     values: dict[Field, Integers]
     passes: dict[str, NDArray[np.bool_]]
@@ -121,21 +144,40 @@ class EventScan:
             f"WHERE {between_sql(self._moment, lo, hi)}) e{joins} WHERE {wanted}"
         )
 
-    def read(self, lo: int, hi: int) -> Piece:
+    def read(self, lo: int, hi: int, expected: int) -> Piece:
         """The events of [lo, hi) microseconds that some view counts for some key that is asked.
+
+        Args:
+            expected: about how many there are.
 
         Raises:
             ValueError: a number is -2**63, which stands for null here.
         """
-        table = self._connection.sql(self.sql(lo, hi)).to_arrow_table()
-        as_it_happened = not self._spec.created or table["__known"].equals(table["__time"])
+        reader = self._connection.sql(self.sql(lo, hi)).to_arrow_reader(_BATCH)
+        times, known = Growing(expected), None
+        keys = [Growing(expected, np.int32) for _ in self.parts]
+        values = [Growing(expected) for _ in self._fields]
+        passes = [Growing(expected, np.bool_) for _ in self._filters]
+        ids = Ids(expected, reader.schema.field("__id").type)
+        for batch in reader:
+            if self._spec.created and (known or not batch["__known"].equals(batch["__time"])):
+                known = known or _copied(times, expected)
+                known.extend(integers(batch["__known"]))
+            times.extend(integers(batch["__time"]))
+            ids.extend(batch["__id"])
+            for i, key in enumerate(keys):
+                key.extend(batch[f"__k{i}"].to_numpy())
+            for i, (field, value) in enumerate(zip(self._fields, values, strict=True)):
+                value.extend(self._numbers(field, batch[f"__v{i}"]))
+            for i, passing in enumerate(passes):
+                passing.extend(batch[f"__w{i}"].to_numpy(zero_copy_only=False))
         return Piece(
-            times=_held(table["__time"]),
-            known=None if as_it_happened else _held(table["__known"]),
-            ids=table["__id"],
-            keys={part: _joined(table[f"__k{i}"]) for i, part in enumerate(self.parts)},
-            values={field: self._numbers(field, table[f"__v{i}"]) for i, field in enumerate(self._fields)},
-            passes={where: _joined(table[f"__w{i}"]) for i, where in enumerate(self._filters)},
+            times=times.values,
+            known=known.values if known else None,
+            ids=ids,
+            keys={part: key.values for part, key in zip(self.parts, keys, strict=True)},
+            values={field: value.values for field, value in zip(self._fields, values, strict=True)},
+            passes={where: passing.values for where, passing in zip(self._filters, passes, strict=True)},
         )
 
     def count(self) -> int:
@@ -177,10 +219,14 @@ class EventScan:
         conditions += [f"__w{self._filters.index(where)}"] if where else []
         return " AND ".join(conditions)
 
-    def _numbers(self, field: Field, values: pa.ChunkedArray) -> Integers:
-        if field.column.kind == "number":
-            _refuse_the_null_number(self._spec.view, field.column, values)
-        return _held(values)
+    def _numbers(self, field: Field, values: pa.Array) -> Integers:
+        numbers = integers(values)
+        if field.column.kind == "number" and (numbers == NULL).sum() > values.null_count:
+            raise ValueError(
+                f"{self._spec.view}: column {field.column.name!r} holds {int(NULL)}, which no amount is and which stands for "
+                "null here; store null where there is no value"
+            )
+        return numbers
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
@@ -199,20 +245,10 @@ def integers(column: pa.ChunkedArray | pa.Array) -> Integers:
     return np.ascontiguousarray(values if values.dtype == np.int64 else values.view(np.int64))
 
 
-def _held(column: pa.ChunkedArray) -> Integers:
-    """As ``integers``, in memory of its own."""
-    out = empty((len(column),))
-    at = 0
-    for chunk in column.chunks:
-        out[at : at + len(chunk)] = integers(chunk)
-        at += len(chunk)
-    return out
-
-
-def _joined(column: pa.ChunkedArray) -> NDArray[Any]:
-    """A column without nulls, in memory of its own."""
-    parts = [chunk.to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    return np.concatenate(parts) if parts else column.to_numpy()
+def _copied(column: Growing, expected: int) -> Growing:
+    copy = Growing(expected)
+    copy.extend(column.values)
+    return copy
 
 
 def fields_of(spec: ViewSpec, types: Mapping[str, str]) -> tuple[Field, ...]:
@@ -230,13 +266,3 @@ def _field_sql(spec: ViewSpec, column: StoredColumn, types: dict[str, str]) -> s
 
 def _hash_sql(name: str, kind: str) -> str:
     return f"hash({name})" if kind in _HASHED else f"hash(CAST({name} AS VARCHAR))"
-
-
-def _refuse_the_null_number(view: str, column: StoredColumn, values: pa.ChunkedArray) -> None:
-    for chunk in values.chunks:
-        whole = chunk.fill_null(0) if chunk.null_count else chunk
-        if len(whole) and whole.to_numpy().min() == NULL:
-            raise ValueError(
-                f"{view}: column {column.name!r} holds {int(NULL)}, which no amount is and which stands for null here; "
-                "store null where there is no value"
-            )

@@ -21,19 +21,24 @@ from feature_repo.windows.sorting import (
     combine,
     gather,
     key_starts,
+    leave_unmarked,
+    mark,
     merge,
-    order_by,
+    ordered,
     surviving,
     tied,
 )
 from feature_repo.windows.spec import ViewSpec
 
 Integers = NDArray[np.int64]
-Numbers = Callable[[pa.ChunkedArray], NDArray[np.uint64]]
+Positions = NDArray[np.int32]
+Numbers = Callable[[pa.Array | pa.ChunkedArray], NDArray[np.uint64]]
 """The numbers by which events at one instant are ordered and told apart, from their ids."""
 # Ranges of keys of one family, and from how many events on there is more than one.
 _RANGES = 16
 _SPLIT = 100_000
+# From how many events a row on those of unasked keys are looked for, and by how many marks a row.
+_SPARSE, _MARKS = 4, 8
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,11 @@ class KeyedRows:
     def of(cls, parts: Sequence[KeyPart], asks: AskedRows) -> Self:
         """Sort rows by the key made of ``parts``."""
         codes = _codes(parts, asks.keys)
-        positions, ordered = order_by(codes, _greatest(parts), NOTHING, NOTHING, 0, ALL_PASS)
+        positions, codes_in_order = ordered(codes, _greatest(parts))
         instants = _at(asks.instants, positions)
         known = instants if asks.known is None else _at(asks.known, positions)
         nowhere = asks.rows[:0] if len(positions) == len(codes) else asks.rows[codes < 0]
-        return cls(ordered, instants, known, _at(asks.rows, positions), nowhere)
+        return cls(codes_in_order, instants, known, _at(asks.rows, positions), nowhere)
 
     def part(self, start: int, end: int) -> "KeyedRows":
         """A range of those that have a key."""
@@ -145,6 +150,8 @@ class Family:
                 f"{specs[0].view}: {len(parts)} key columns with {[part.size for part in parts]} values have more than 2**63 "
                 "combinations; ask for fewer keys at a time"
             )
+        # Marks of the keys that will be asked, see ``mark``; None: any may be.
+        self._asked: NDArray[np.bool_] | None = None
         # Whether known times are held: not before an event was known late.
         self._late = False
         nothing = np.empty((self._first_value + len(self._values), 0), dtype=np.int64)
@@ -156,6 +163,18 @@ class Family:
     def _first_value(self) -> int:
         """Where among the fields the values begin."""
         return 1 + self._late + self._corrected
+
+    def expect(self, asks: AskedRows, events: int) -> None:
+        """Know the rows that will ask, all of them, so that events of no row's key need not be held.
+
+        Only a key of several parts leaves some: the values of each part are those that are asked.
+
+        Args:
+            events: about how many there will be; unless they are many more than the rows, none is left out.
+        """
+        if len(self.parts) > 1 and len(asks) * _SPARSE <= events:
+            self._asked = np.zeros(1 << (len(asks) * _MARKS).bit_length(), dtype=np.bool_)
+            mark(_codes(self.parts, asks.keys), self._asked)
 
     def answer(self, asks: KeyedRows, wanted: Sequence[tuple[ViewSpec, Integers]]) -> list[Future[None]]:
         """Fill the rows of each view's int64[r, a] that ask, once what is returned is done."""
@@ -192,21 +211,22 @@ class Family:
             floor: events before it are left out.
         """
         codes = _codes(self.parts, piece.keys)
+        if self._asked is not None:
+            leave_unmarked(codes, self._asked)
         passes = piece.passes[self._where] if self._where and not self._corrected else ALL_PASS
-        rows, ordered = order_by(
-            codes, self._greatest, NOTHING if order is None else order, piece.times, floor, passes
-        )
+        begin = NOTHING if order is None else order
+        rows, sorted_codes = ordered(codes, self._greatest, begin, piece.times, floor, passes)
         until = np.full(len(rows) if self._corrected else 0, FOR_EVER)
-        places = tied(ordered, piece.times, rows)
+        places = tied(sorted_codes, piece.times, rows)
         if len(places):
             rows, until = self._settle(rows, places, codes, piece, numbers, until)
-            ordered = codes[rows]
+            sorted_codes = codes[rows]
         if self._where and self._corrected:
             passed = piece.passes[self._where][rows]
-            rows, until, ordered = rows[passed], until[passed], ordered[passed]
+            rows, until, sorted_codes = rows[passed], until[passed], sorted_codes[passed]
         if piece.known is not None and not self._late:
             self._hold_known_times()
-        return ordered, self._fields_at(piece, rows, until)
+        return sorted_codes, self._fields_at(piece, rows, until)
 
     def merge(self, codes: NDArray[Any], fields: Integers, floor: int) -> None:
         """Take events later than all before them, as ``sorted`` gives them, and let go of those before ``floor``."""
@@ -248,7 +268,7 @@ class Family:
         grown = {i: np.insert(fields, 1, fields[0], axis=0) for i, fields in each.items()}
         self._held = [_Held(held.codes, grown[id(held.fields)], held.at) for held in self._held]
 
-    def _fields_at(self, piece: Piece, rows: Integers, until: Integers) -> Integers:
+    def _fields_at(self, piece: Piece, rows: Positions, until: Integers) -> Integers:
         """The fields of a piece's events, in the order of ``rows``."""
         fields = empty((self._first_value + len(self._values), len(rows)))
         gather(piece.times, rows, fields[0])
@@ -271,13 +291,13 @@ class Family:
 
     def _settle(
         self,
-        rows: Integers,
+        rows: Positions,
         places: Integers,
-        codes: Integers,
+        codes: NDArray[Any],
         piece: Piece,
         numbers: Numbers,
         until: Integers,
-    ) -> tuple[Integers, Integers]:
+    ) -> tuple[Positions, Integers]:
         """Put events of one key and instant in the order of their numbers, and those of one number in that of known time.
 
         Of deliveries of one event the one known first stays; of versions each, until the next one is known.
@@ -286,7 +306,7 @@ class Family:
             rows: positions in the piece, by key and time. places: where in ``rows`` events are tied.
         """
         inside = rows[places]
-        number = numbers(piece.ids.take(pa.array(inside)))
+        number = numbers(piece.ids.take(inside))
         known = piece.times[inside] if piece.known is None else piece.known[inside]
         run = np.concatenate([[0], np.cumsum(_differs(codes[inside]) | _differs(piece.times[inside]))])
         order = np.lexsort((known, number, run))
@@ -328,7 +348,7 @@ def _edges(codes: NDArray[Any], bounds: NDArray[Any]) -> list[int]:
     return [0, *np.searchsorted(codes, bounds).tolist(), len(codes)]
 
 
-def _at(values: Integers, positions: NDArray[np.int32]) -> Integers:
+def _at(values: Integers, positions: Positions) -> Integers:
     out = empty((len(positions),))
     gather(values, positions, out)
     return out

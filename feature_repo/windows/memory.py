@@ -9,6 +9,7 @@ import mmap
 import weakref
 from collections import defaultdict
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,11 @@ _MOST_BYTES = 1 << 30
 _FREE: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
 
 
-def empty(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """An int64 array of any content; its memory is used again when nothing refers to it, or to a part of it."""
-    size = prod(shape) * 8
+def empty(shape: tuple[int, ...], kind: type[np.generic] = np.int64) -> NDArray[Any]:
+    """An array of any content; its memory is used again when nothing refers to it, or to a part of it."""
+    size = prod(shape) * np.dtype(kind).itemsize
     if size < _LEAST_BYTES or not hasattr(mmap, "MADV_FREE"):
-        return np.empty(shape, dtype=np.int64)
+        return np.empty(shape, dtype=kind)
     room = _room(size)
     try:
         # A pop is one step for all threads, and for what the garbage collector runs in between.
@@ -34,9 +35,35 @@ def empty(shape: tuple[int, ...]) -> NDArray[np.int64]:
         memory = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
     # Whatever is made of it refers to this array, not to the memory itself.
-    whole = np.frombuffer(memory, dtype=np.int64)
+    whole = np.frombuffer(memory, dtype=kind)
     weakref.finalize(whole, _give_back, memory).atexit = False
     return whole[: prod(shape)].reshape(shape)
+
+
+class Growing:
+    """A column that is filled part by part.
+
+    Args:
+        room: how many values are expected. More cost a copy, fewer cost nothing.
+    """
+
+    def __init__(self, room: int, kind: type[np.generic] = np.int64) -> None:
+        self._values, self._kind, self._size = empty((room,), kind), kind, 0
+
+    def extend(self, part: NDArray[Any]) -> None:
+        """Append values."""
+        end = self._size + len(part)
+        if end > len(self._values):
+            grown = empty((max(end, 2 * len(self._values)),), self._kind)
+            grown[: self._size] = self.values
+            self._values = grown
+        self._values[self._size : end] = part
+        self._size = end
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """What there is, where it is."""
+        return self._values[: self._size]
 
 
 def release() -> None:

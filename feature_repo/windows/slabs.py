@@ -121,6 +121,8 @@ class Slabs:
             last = int(asks.instants[-1]) if self._last is None else self._last
             for feed in self._feeds:
                 feed.expect(int(asks.instants[0]), last, self._limits.events)
+                for family in feed.families if self._last is None else ():
+                    family.expect(asks, feed.expected)
         for start in range(0, len(asks), self._limits.rows):
             part = asks.part(start, min(start + self._limits.rows, len(asks)))
             self._advance(int(part.instants[0]), int(part.instants[-1]))
@@ -187,7 +189,7 @@ class Slabs:
 
     def _take(self, feed: "_Feed", start: int, end: int, first: int) -> None:
         """Read the events of [start, end); let go of those that no instant from ``first`` on counts."""
-        piece = feed.scan.read(start, end)
+        piece = feed.scan.read(start, end, feed.expected)
         order = None if _ascending(piece.times) else np.argsort(piece.times, kind="stable")
         floors = [first - family.horizon_us for family in feed.families]
         sorting = [
@@ -199,7 +201,7 @@ class Slabs:
         for family, floor in zip(feed.families, floors, strict=True):
             family.merge(*sorting.pop(0).result(), floor)
 
-    def _numbers(self, ids: pa.ChunkedArray) -> NDArray[np.uint64]:
+    def _numbers(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
         if pa.types.is_uint64(ids.type):
             return np.asarray(ids.to_numpy(), dtype=np.uint64)
         with self._connection.cursor() as cursor:
@@ -226,6 +228,8 @@ class _Feed:
         self._reach = max(family.horizon_us for family in families)
         self._wait = min(min(spec.delay_us for spec in family.specs) for family in families)
         self._count = scan.count()
+        # About how many are read at a time.
+        self.expected = 0
         # Where the events lie; None: not looked up.
         self._span: tuple[int, int] | None = None
         # Events are read up to one of these; the last is where all have been read that will count.
@@ -235,6 +239,7 @@ class _Feed:
 
     def expect(self, first: int, last: int, most: int) -> None:
         """Plan to read about ``most`` events at a time at most, for instants from ``first`` to ``last``."""
+        self.expected = min(self._count, most)
         if self._count > most and self._span is None:
             self._span = self.scan.span()
         between = self._between(first, last)

@@ -8,14 +8,36 @@ No function here calls another compiled one (see ``kernel.py`` on caches).
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, uint64
 from numpy.typing import NDArray
+
+from feature_repo.windows.memory import empty
 
 Integers = NDArray[np.int64]
 # Most bits that one pass sorts by: its counters stay in the processor's cache.
 _DIGIT = 14
+_SPREAD = uint64(0x9E3779B97F4A7C15)
 NOTHING: Integers = np.empty(0, dtype=np.int64)
 ALL_PASS: NDArray[np.bool_] = np.empty(0, dtype=np.bool_)
+
+
+def ordered(
+    codes: NDArray[Any],
+    greatest: int,
+    order: Integers = NOTHING,
+    times: Integers = NOTHING,
+    floor: int = 0,
+    passes: NDArray[np.bool_] = ALL_PASS,
+) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    """As ``order_by``, with room to work in."""
+    size = len(codes)
+    found, sorted_codes = empty((size,), np.int32), empty((size,), codes.dtype.type)
+    spare = size if greatest >> _DIGIT else 0
+    other, other_codes = empty((spare,), np.int32), empty((spare,), codes.dtype.type)
+    positions, sorted_codes = order_by(
+        codes, greatest, order, times, floor, passes, found, sorted_codes, other, other_codes
+    )
+    return positions, sorted_codes
 
 
 @njit(cache=True, nogil=True)
@@ -27,15 +49,36 @@ def combine(codes: Any, ids: Any, size: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def order_by(codes: Any, greatest: Any, order: Any, times: Any, floor: Any, passes: Any) -> Any:
+def mark(codes: Any, marks: Any) -> None:
+    """Set the mark of each code that is a key; several codes may share one. There are 2**k marks."""
+    for i in range(len(codes)):
+        if codes[i] >= 0:
+            marks[(uint64(codes[i]) * _SPREAD >> uint64(32)) & uint64(len(marks) - 1)] = True
+
+
+@njit(cache=True, nogil=True)
+def leave_unmarked(codes: Any, marks: Any) -> None:
+    """Make those codes -1 whose mark is not set."""
+    for i in range(len(codes)):
+        if codes[i] >= 0 and not marks[(uint64(codes[i]) * _SPREAD >> uint64(32)) & uint64(len(marks) - 1)]:
+            codes[i] = -1
+
+
+@njit(cache=True, nogil=True)
+def order_by(
+    codes: Any, greatest: Any, order: Any, times: Any, floor: Any, passes: Any, found: Any, sorted_codes: Any, other: Any,
+    other_codes: Any,
+) -> Any:  # fmt: skip
     """The stable order of codes from 0 to ``greatest``: a radix sort in as few passes as the counters' room allows.
 
     Args:
         codes: negative ones are left out. order: positions in the order to begin with; none: as they are.
         times: those before ``floor`` are left out; none: all stay. passes: those that are false are left out; none: all stay.
+        found, other: int32[n], and ``sorted_codes``, ``other_codes`` like ``codes``: room to work in. The others may be empty
+            if one pass is enough.
 
     Returns:
-        int32 positions, and the code at each.
+        Positions, and the code at each, in ``found`` and ``sorted_codes`` or in the others.
     """
     n, bits = len(codes), 1
     while (greatest >> bits) > 0:
@@ -55,9 +98,6 @@ def order_by(codes: Any, greatest: Any, order: Any, times: Any, floor: Any, pass
     for p in range(count):
         for b in range(mask + 1):
             ends[p, b + 1] += ends[p, b]
-    found, sorted_codes = np.empty(kept, dtype=np.int32), np.empty(kept, dtype=codes.dtype)
-    other = np.empty(kept if count > 1 else 0, dtype=np.int32)
-    other_codes = np.empty(kept if count > 1 else 0, dtype=codes.dtype)
     for at in range(n):
         i = order[at] if len(order) > 0 else at
         code = codes[i]
@@ -77,7 +117,7 @@ def order_by(codes: Any, greatest: Any, order: Any, times: Any, floor: Any, pass
             other_codes[to] = code
         found, other = other, found
         sorted_codes, other_codes = other_codes, sorted_codes
-    return found, sorted_codes
+    return found[:kept], sorted_codes[:kept]
 
 
 @njit(cache=True, nogil=True)
