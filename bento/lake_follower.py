@@ -29,8 +29,8 @@ PAUSE_S = 10.0
 # A load of a large lake may take seconds: then it may take a fifth of the time, and still all is there within a minute.
 _SHARE, _LONGEST_PAUSE_S = 4, 40.0
 _TICK_S = 1.0
-# Scoring comes first, but on a machine that is wholly taken there must be something left to keep up with.
-_NICE = 5
+# Scoring comes first, but on a machine that is wholly taken there must be something left to keep up with: a tenth of a core.
+_NICE = 10
 # How long a follower whose worker has ended waits for another to finish loading.
 _LAST_S = 5.0
 _log = logging.getLogger(__name__)
@@ -40,12 +40,23 @@ def main() -> None:
     """Follow the journal of this deployment until the socket on standard input ends."""
     # An interrupt goes to all processes of a terminal; the worker's end is what ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICE)
+    _give_way()
     configure()
     here = settings()
     with socket.socket(fileno=0) as channel, (make_private(here.journal) / ".loading").open("w") as lock:
         if _locked(lock, channel):
             follow(JournalLoader(here.journal, here.lake), channel)
+
+
+def _give_way() -> None:
+    """Take what scoring leaves, and of one core alone.
+
+    The lake's library takes a thread for each core that it sees. A load lasts a second or two, and for as long there would be
+    no core left for a request or its store that would not have to be taken from it.
+    """
+    os.nice(_NICE)
+    if hasattr(os, "sched_setaffinity"):  # Linux
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def _locked(lock: IO[str], channel: socket.socket) -> bool:
