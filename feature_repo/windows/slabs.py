@@ -6,10 +6,10 @@ later slab's windows can still reach is carried along, and what none can is let 
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import duckdb
 import numpy as np
@@ -29,6 +29,8 @@ from feature_repo.windows.spec import ViewSpec
 Integers = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """``progress(done, total)`` rows."""
+_Sorting = tuple[Family, Future[tuple[NDArray[Any], Integers]], int]
+"""A family, the events that are sorted for it, and before when it needs none."""
 # No event lies before it, and DuckDB has a timestamp for it.
 _EARLIEST = -(2**62)
 
@@ -183,23 +185,32 @@ class Slabs:
 
     def _advance(self, first: int, last: int) -> None:
         """Have every event that the instants ``first`` to ``last`` count."""
+        before: list[_Sorting] = []
         for feed in self._feeds:
+            sorting: list[_Sorting] = []
             for start, end in feed.spans(first, last):
-                self._take(feed, start, end, first)
+                self._merge(sorting)
+                sorting = self._sort(feed, start, end, first)
+            # While one feed's events are sorted, the next one's are read.
+            self._merge(before)
+            before = sorting
+        self._merge(before)
 
-    def _take(self, feed: "_Feed", start: int, end: int, first: int) -> None:
-        """Read the events of [start, end); let go of those that no instant from ``first`` on counts."""
+    def _sort(self, feed: "_Feed", start: int, end: int, first: int) -> "list[_Sorting]":
+        """Read the events of [start, end) and begin to sort those that instants from ``first`` on count."""
         piece = feed.scan.read(start, end, feed.expected)
         order = None if _ascending(piece.times) else np.argsort(piece.times, kind="stable")
         floors = [first - family.horizon_us for family in feed.families]
-        sorting = [
-            self._pool.submit(family.sorted, piece, order, floor, self._numbers)
+        return [
+            (family, self._pool.submit(family.sorted, piece, order, floor, self._numbers), floor)
             for family, floor in zip(feed.families, floors, strict=True)
         ]
-        # What is not referred to any more makes room for what is merged.
-        del piece, order
-        for family, floor in zip(feed.families, floors, strict=True):
-            family.merge(*sorting.pop(0).result(), floor)
+
+    def _merge(self, sorting: "list[_Sorting]") -> None:
+        """Take what was sorted; what none refers to any more makes room meanwhile."""
+        while sorting:
+            family, found, floor = sorting.pop(0)
+            family.merge(*found.result(), floor)
 
     def _numbers(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
         if pa.types.is_uint64(ids.type):
