@@ -23,6 +23,13 @@ from tests.deployments import wait_for
 from tests.exposition import shown
 from tests.journals import assert_loaded, ids, write
 
+# A follower as it is, but for the time between its loads: that is held to a clock below.
+SOON = (
+    sys.executable,
+    "-c",
+    "from bento import lake_follower; lake_follower.PAUSE_S = 0.1; lake_follower.main()",
+)
+
 
 @pytest.fixture
 def journal(home):
@@ -48,7 +55,7 @@ def follower():
         try:
             with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/cmdline") as command:
                 parent = int(stat.read().rpartition(")")[2].split()[1])
-                if parent == os.getpid() and "bento.lake_follower" in command.read():
+                if parent == os.getpid() and "lake_follower" in command.read():
                     return pid
         except (FileNotFoundError, ProcessLookupError):
             continue
@@ -57,7 +64,7 @@ def follower():
 
 def test_what_is_journalled_reaches_the_lake_by_itself(home, journal, metrics):
     write(journal, range(4))
-    loading = LakeLoading(metrics)
+    loading = LakeLoading(metrics, SOON)
     loading.start()
     try:
         wait_for(lambda: loaded(home, 4))
@@ -88,7 +95,7 @@ def test_a_killed_follower_is_started_again(home, journal, metrics):
 def test_a_report_that_goes_wrong_does_not_keep_the_lake_from_being_loaded(
     home, journal, metrics, monkeypatch
 ):
-    loading = LakeLoading(metrics, restart_s=0.1)
+    loading = LakeLoading(metrics, SOON, restart_s=0.1)
     wrong = [IndexError("as of two threads")]
     report = loading.lag.report
     monkeypatch.setattr(
@@ -110,7 +117,7 @@ def _raise(error):
 
 # A worker that starts its follower, journals, and is gone at once: nobody told the follower to end.
 DIES = """
-import os, signal
+import os, signal, time
 from bento.lake_loading import LakeLoading
 from bento.metrics import Metrics
 from feature_repo.journal import Journal
@@ -120,7 +127,7 @@ from tests.journals import write
 LakeLoading(Metrics()).start()
 write(Journal(settings().journal), range(3))
 while version_of(settings().lake, "decisions") is None:
-    pass
+    time.sleep(0.05)
 write(Journal(settings().journal), range(3, 5))
 os.kill(os.getpid(), signal.SIGKILL)
 """
