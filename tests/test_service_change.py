@@ -1,6 +1,7 @@
 """A view changes under a running service: the old model is served by its own definitions, the new state fills beside it."""
 
 import json
+import shutil
 from datetime import datetime, timedelta
 
 import pytest
@@ -32,6 +33,7 @@ from tests.deployments import (
     make_bundle,
     send,
 )
+from tests.homes import fraud_home
 from tests.windows_project import online_client
 
 ROWS, CHARGEBACKS = events(count=900)
@@ -72,13 +74,29 @@ def _customer_view(aggregates, **options):
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A lake, definitions, forty days of state, and a bundle with its definitions in ``v1``: a home, and a copy of its files."""
+    folder = tmp_path_factory.mktemp("change")
+    reported = [row for row in CHARGEBACKS if row["created_timestamp"] < LOADED_UNTIL]
+    with deployed(folder / "home", BEFORE, reported) as store:
+        make_bundle(folder / "home" / "v1", store, definitions=resolve_service(store, SERVICE).as_data())
+    shutil.copytree(folder / "home", folder / "copy")
+    return folder
+
+
+@pytest.fixture
+def home(prepared):
+    """The home as it was prepared."""
+    shutil.rmtree(prepared / "home")
+    shutil.copytree(prepared / "copy", prepared / "home")
+    with fraud_home(prepared / "home") as path:
+        yield path
+
+
 @pytest.fixture
 def deployment(home):
-    """A lake, definitions, forty days of state, and a bundle with its definitions in ``home/v1``."""
-    reported = [row for row in CHARGEBACKS if row["created_timestamp"] < LOADED_UNTIL]
-    with deployed(home, BEFORE, reported) as store:
-        make_bundle(home / "v1", store, definitions=resolve_service(store, SERVICE).as_data())
-        yield store
+    return open_store()
 
 
 def opened(home, version="v1"):
@@ -210,7 +228,13 @@ def test_a_registry_that_cannot_be_read_is_said_once_and_recording_goes_on(deplo
     assert not serving.following.thread.runs
 
 
-def test_an_event_that_no_view_reads_is_kept_all_the_same_and_missed_by_a_view_of_later(home):
+@pytest.fixture
+def empty(tmp_path):
+    with fraud_home(tmp_path) as path:
+        yield path
+
+
+def test_an_event_that_no_view_reads_is_kept_all_the_same_and_missed_by_a_view_of_later(empty):
     store = open_store()
     fill_lake(settings().lake, ROWS[:5], [])
     store.apply([customer, transactions, activity.customer_activity])
@@ -220,7 +244,7 @@ def test_an_event_that_no_view_reads_is_kept_all_the_same_and_missed_by_a_view_o
         "event_timestamp": ROWS[0]["event_timestamp"].isoformat(),
     }  # fmt: skip
     told = json.loads(send(serving, "chargeback", chargeback).body)
-    assert load_journal(home / "journal", settings().lake).added["chargebacks"] == 1
+    assert load_journal(empty / "journal", settings().lake).added["chargebacks"] == 1
     apply_definitions(store)
     serving.following.look()
     missed = read_live(online_client(store), store.project).missed
