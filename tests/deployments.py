@@ -33,7 +33,7 @@ from bento.serving import Serving
 from feature_repo.lake import CHARGEBACKS, TRANSACTIONS
 from feature_repo.settings import settings
 from feature_repo.store import apply_definitions, definitions_digest, open_store, service_features
-from tests.homes import fraud_home
+from tests.homes import fraud_home, with_mlflow
 from training.bundle import Bundle, BundleSpec, write_bundle
 from training.calibration import Calibration
 from training.policy import Policy
@@ -90,6 +90,7 @@ def opened(home, folder="bundle", version="7", kept=None, **how):
 
 def registered(folder, store, **how):
     """The version, in the model registry, of a bundle made in ``folder`` (see ``make_bundle``); it has no alias yet."""
+    with_mlflow(settings().home)
     client = connect()
     run = client.create_run(experiment_id(client))
     return register(make_bundle(folder, store, **how), run.info.run_id)

@@ -1,11 +1,15 @@
 """FRAUD_HOME for the length of a test or a module, and the Valkey server in it."""
 
+import tempfile
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import pytest
 import redis
 
 from feature_repo.windows import embedded
+from training.tracking import connect
 
 
 @contextmanager
@@ -33,3 +37,17 @@ def fraud_home(path, redis_at=None):
 def client_of(home):
     """A client of the home's Valkey server, which is started unless it runs."""
     return redis.Redis(unix_socket_path=str(embedded.ensure_running(home)))
+
+
+def with_mlflow(home):
+    """Lay an empty MLflow database in a home that has none: to make its tables takes seconds, so that is done once."""
+    path = home / "mlflow.db"
+    if not path.exists():
+        path.write_bytes(_empty_mlflow())
+
+
+@cache
+def _empty_mlflow():
+    with tempfile.TemporaryDirectory() as folder, fraud_home(Path(folder)) as home:
+        connect()
+        return (home / "mlflow.db").read_bytes()

@@ -25,6 +25,7 @@ from pipelines.plan import plan
 from pipelines.plan_table import tables
 from tests.deployments import SERVICE, events, make_bundle
 from tests.deployments import deployed as deployment
+from tests.homes import with_mlflow
 from tests.windows_project import online_client
 from training.registry import register, set_alias
 from training.tracking import connect, experiment_id
@@ -37,6 +38,7 @@ def deployed(tmp_path_factory):
     """A home with a lake, applied definitions, and a champion of ``fraud_v1`` in the model registry."""
     home = tmp_path_factory.mktemp("plan")
     with deployment(home, ROWS, CHARGEBACKS, loaded_until=None) as store:
+        with_mlflow(home)
         for version, kept in (("1", None), ("2", resolve_service(store, SERVICE).as_data())):
             bundle = make_bundle(home / "bundles" / version, store, definitions=kept)
             client = connect()

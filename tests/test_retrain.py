@@ -19,7 +19,7 @@ from pipelines.parity import parity
 from pipelines.retrain import Retraining, retrain
 from pipelines.simulate import simulate
 from pipelines.train import labelled_fold
-from tests.homes import fraud_home
+from tests.homes import fraud_home, with_mlflow
 from training.dataset import Dataset, build_dataset
 from training.fit import train
 from training.registry import alias_version, load_champion, promote
@@ -98,6 +98,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home with a simulated lake, a weak champion, and a day of its decisions in the journal."""
     home = tmp_path_factory.mktemp("loop")
     with fraud_home(home):
+        with_mlflow(home)
         transactions, chargebacks = simulate(15_000, days=DAYS, seed=3, start=date(2025, 1, 1))
         ingest(transactions, "canonical", home / "lake", chargebacks)
         epoch = datetime(1970, 1, 1, tzinfo=UTC)

@@ -7,7 +7,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from tests.homes import fraud_home
+from tests.homes import fraud_home, with_mlflow
 from tests.training_events import DAY, START, learnable
 from training import evaluation, registry
 from training.bundle import BundleError
@@ -25,6 +25,7 @@ def trained(tmp_path_factory):
     """A home with two versions of one model, the first of them trained in it."""
     home = tmp_path_factory.mktemp("home")
     with fraud_home(home):
+        with_mlflow(home)
         steps = []
         result = train(
             learnable(),
