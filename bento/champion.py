@@ -159,6 +159,8 @@ class Champions:
         self._refused_version: str | None = None
         self._polls_since_refusal = self._polls_since_settled = 0
         self._settled, self._unsettled = True, ""
+        # Definitions change while a champion is prepared too: what it was made from is then not what is registered now.
+        self._changes = self._prepared_at = 0
         self.thread = Repeating(role, self._look, poll_s)
 
     @property
@@ -203,7 +205,7 @@ class Champions:
 
     def _bring_in(self, version: str) -> bool:
         try:
-            champion = self._prepare(self._load(version), version)
+            champion = self._prepared(self._load(version), version)
         except Exception as error:  # a bundle may be broken in any way; the old champion must go on
             return self._refuse(version, _cannot_serve(version, error))
         self._accepted()
@@ -222,6 +224,11 @@ class Champions:
     def definitions_changed(self) -> None:
         """Say that other definitions are registered, or that their state may be complete by now."""
         self._settled = False
+        self._changes += 1
+
+    def _prepared(self, bundle: Bundle, version: str) -> Champion:
+        self._prepared_at = self._changes
+        return self._prepare(bundle, version)
 
     def _settle(self, champion: Champion) -> bool:
         """Have the champion read what is registered, once that means the same and its history is loaded."""
@@ -230,20 +237,25 @@ class Champions:
             return False
         self._polls_since_settled = 0
         try:
-            again = self._prepare(champion.bundle, champion.version)
+            again = self._prepared(champion.bundle, champion.version)
         except Exception as error:  # as in _bring_in; it may pass, so it is tried again
             if str(error) != self._unsettled:
                 _log.warning("the %s goes on with the state that it reads: %s", self._role, error)
             self._unsettled = str(error)
             return False
-        self._settled, self._unsettled = again.settled, ""
+        self._unsettled = ""
         if again.plan.views == champion.plan.views:
+            self._settle_as(again)
             return False
         self._put_in_place(again)
         return True
 
+    def _settle_as(self, champion: Champion) -> None:
+        self._settled = champion.settled and self._prepared_at == self._changes
+
     def _put_in_place(self, champion: Champion) -> None:
-        self.current, self._settled = champion, champion.settled
+        self.current = champion
+        self._settle_as(champion)
         self.on_change(champion)
         _log.info("%s serves", self._role, extra={"model": MODEL_NAME, "version": champion.version})
 
@@ -251,7 +263,7 @@ class Champions:
         """Bring in the champion of the process before this one, if it was kept and still can serve."""
         try:
             kept = self._kept.load() if self._kept is not None else None
-            champion = self._prepare(*kept) if kept is not None else None
+            champion = self._prepared(*kept) if kept is not None else None
         except Exception as error:  # as in _bring_in
             _log.error("the champion that was kept cannot serve either: %s", error)
             return False

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from bento.champion import Champions
+from bento.champion import Champions, prepare
 from bento.kept import KeptChampion
 from tests.deployments import START, deployed, events, make_bundle, wait_for
 from training.bundle import Bundle
@@ -127,6 +127,26 @@ def test_the_thread_follows_the_alias_until_it_is_stopped(loaded, tmp_path):
     finally:
         champions.stop()
     assert not champions.thread.runs
+
+
+def test_definitions_that_change_while_a_champion_is_prepared_are_taken_up_afterwards(loaded, tmp_path):
+    shelf = Shelf(v1=make_bundle(tmp_path / "v1", loaded))
+    shelf.alias, prepared = "v1", []
+
+    def preparing(bundle, version):
+        prepared.append(version)
+        champion = prepare(bundle, version)
+        if len(prepared) == 2:
+            champions.definitions_changed()
+        return champion
+
+    champions = shelf.champions(prepare=preparing)
+    champions.refresh()
+    champions.definitions_changed()
+    for looks in (2, 3, 3):
+        for _ in range(20):
+            champions.refresh()
+        assert len(prepared) == looks
 
 
 def test_after_a_restart_the_kept_champion_serves_when_the_new_one_cannot(loaded, tmp_path):
