@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.settings import settings as deployment
+from feature_repo.store import apply_definitions, open_store
 from feature_repo.windows import retrieval
 from feature_repo.windows import stream as windows_stream
 from feature_repo.windows.limits import Limits
+from tests.homes import fraud_home
 from tests.training_events import DAY, START, chargeback, transaction, write_lake
 from training import dataset as module
 from training.dataset import Dataset, build_dataset, entity_frame, rebuild
@@ -44,13 +46,26 @@ def stream(days=20, per_day=6):
     return transactions, chargebacks
 
 
-@pytest.fixture
-def built(store):
-    write_lake(deployment().lake, *stream())
+def build(store):
     return build_dataset(store, "fraud_v1", START, START + 20 * DAY, as_of=AS_OF, maturity=MATURITY)
 
 
-def test_a_set_has_ids_time_amount_then_the_services_features_then_the_label(built, store):
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A store over a lake that stays as it is."""
+    with fraud_home(tmp_path_factory.mktemp("dataset")):
+        store = open_store()
+        apply_definitions(store)
+        write_lake(deployment().lake, *stream())
+        yield store
+
+
+@pytest.fixture(scope="module")
+def built(filled):
+    return build(filled)
+
+
+def test_a_set_has_ids_time_amount_then_the_services_features_then_the_label(built):
     assert built.table.column_names == [
         *("transaction_id", "customer_id", "terminal_id", "event_timestamp", "amount_usd_cents"),
         *built.feature_names,
@@ -129,24 +144,25 @@ def test_a_range_without_a_labelled_row_is_refused(store):
         )
 
 
-def test_a_set_is_built_again_to_the_bit_after_the_lake_has_grown(built, store):
+def test_a_set_is_built_again_to_the_bit_after_the_lake_has_grown(store):
+    write_lake(deployment().lake, *stream())
+    built = build(store)
     more = [transaction(1000 + i, START + i * DAY + HOUR, customer="c0") for i in range(20)]
     write_lake(deployment().lake, more, [chargeback(more[3], DAY)])
     again = rebuild(built.manifest, store)
     assert again.table.equals(built.table)
     assert again.manifest == built.manifest
-    now = build_dataset(store, "fraud_v1", START, START + 20 * DAY, as_of=AS_OF, maturity=MATURITY)
-    assert now.manifest["digest"] != built.manifest["digest"]
+    assert build(store).manifest["digest"] != built.manifest["digest"]
 
 
-def test_other_definitions_are_refused_when_building_again(built, store):
+def test_other_definitions_are_refused_when_building_again(built, filled):
     with pytest.raises(ValueError, match="check out and apply the definitions of that time"):
-        rebuild({**built.manifest, "definitions_digest": "0" * 64}, store)
+        rebuild({**built.manifest, "definitions_digest": "0" * 64}, filled)
 
 
-def test_other_content_is_refused_when_building_again(built, store):
+def test_other_content_is_refused_when_building_again(built, filled):
     with pytest.raises(ValueError, match="rebuild: the content's digest is"):
-        rebuild({**built.manifest, "digest": "sha256:0"}, store)
+        rebuild({**built.manifest, "digest": "sha256:0"}, filled)
 
 
 def test_a_store_that_answers_in_another_order_is_refused(store, monkeypatch):
@@ -166,25 +182,25 @@ def test_a_file_brings_back_the_set_and_its_manifest(built, tmp_path):
 
 
 @pytest.mark.parametrize("limits", [Limits(1, 1), Limits(50, 9), Limits(10_000, 10_000)])
-def test_a_streamed_set_is_the_set(built, store, tmp_path, monkeypatch, limits):
+def test_a_streamed_set_is_the_set(built, filled, tmp_path, monkeypatch, limits):
     for each in (windows_stream, retrieval):
         monkeypatch.setattr(each, "limits_of", lambda config, specs: limits)
     rows = []
     manifest = stream_dataset(
-        tmp_path / "set", store, "fraud_v1", START, START + 20 * DAY, as_of=AS_OF, maturity=MATURITY,
+        tmp_path / "set", filled, "fraud_v1", START, START + 20 * DAY, as_of=AS_OF, maturity=MATURITY,
         progress=lambda done, total: rows.append((done, total)),
     )  # fmt: skip
     assert manifest == built.manifest
     assert Dataset.from_parquet(tmp_path / "set").table.equals(built.table)
     assert (rows[0], rows[-1]) == ((0, 120), (120, 120))
     assert len(list((tmp_path / "set").glob("*.parquet"))) >= 120 // limits.rows
-    assert rebuild(manifest, store).manifest == manifest
+    assert rebuild(manifest, filled).manifest == manifest
 
 
-def test_a_streamed_set_without_a_labelled_row_is_refused_and_leaves_nothing(built, store, tmp_path):
+def test_a_streamed_set_without_a_labelled_row_is_refused_and_leaves_nothing(filled, tmp_path):
     with pytest.raises(ValueError, match="no transaction with a label"):
         stream_dataset(
-            tmp_path / "set", store, "fraud_v1", START, AS_OF, as_of=START + DAY, maturity=MATURITY
+            tmp_path / "set", filled, "fraud_v1", START, AS_OF, as_of=START + DAY, maturity=MATURITY
         )
     assert not [path for path in tmp_path.iterdir() if "set" in path.name]
 
