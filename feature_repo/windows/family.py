@@ -34,9 +34,9 @@ Integers = NDArray[np.int64]
 Positions = NDArray[np.int32]
 Numbers = Callable[[pa.Array | pa.ChunkedArray], NDArray[np.uint64]]
 """The numbers by which events at one instant are ordered and told apart, from their ids."""
-# Ranges of keys of one family, and from how many events on there is more than one.
-_RANGES = 16
-_SPLIT = 100_000
+# From how many events on a family has more than one range of keys; how many events in each, and how many ranges.
+_SPLIT, _RANGE = 100_000, 32_768
+_FEWEST, _MOST = 16, 64
 # From how many events a row on those of unasked keys are looked for, and by how many marks a row.
 _SPARSE, _MARKS = 4, 8
 
@@ -99,26 +99,55 @@ class _Held:
 
     Attributes:
         codes: [n] the key of each, as narrow as the greatest key allows.
-        fields: int64[f, ...] time, known time if some event was known late, until when a version counts if there are
-            versions, values. at: where in them the n events stand: other ranges may stand beside them.
+        fields: int64[f, n] time, known time if some event was known late, until when a version counts if there are
+            versions, values.
     """
 
     codes: NDArray[Any]
     fields: Integers
-    at: int = 0
 
-    @property
-    def times(self) -> Integers:
-        return self.fields[0, self.at : self.at + len(self.codes)]
+    def laid(self) -> Integers:
+        """The fields."""
+        return self.fields
 
     def part(self, start: int, end: int) -> "_Held":
-        """A range of them, where they are."""
-        return _Held(self.codes[start:end], self.fields, self.at + start)
+        """A range of them, in memory of their own."""
+        return _Held(self.codes[start:end].copy(), self.fields[:, start:end].copy())
 
-    def alone(self) -> "_Held":
-        """The same in memory of their own."""
-        end = self.at + len(self.codes)
-        return _Held(self.codes.copy(), self.fields[:, self.at : end].copy())
+    def with_known_times(self) -> "_Held":
+        """The same, each known when it happened."""
+        return _Held(self.codes, np.insert(self.fields, 1, self.fields[0], axis=0))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Events of a range of keys that stay where they were read, and are laid out when they are asked for.
+
+    That spares memory for all of them: a range after the other is laid out in what the processor's cache holds.
+
+    Attributes:
+        codes: as in ``_Held``. positions: int32[n] where in the columns each event stands. columns: the fields.
+    """
+
+    codes: NDArray[Any]
+    positions: Positions
+    columns: tuple[Integers, ...]
+
+    def laid(self) -> Integers:
+        """The fields, as in ``_Held``."""
+        fields = np.empty((len(self.columns), len(self.positions)), dtype=np.int64)
+        for field, column in zip(fields, self.columns, strict=True):
+            gather(column, self.positions, field)
+        return fields
+
+    def part(self, start: int, end: int) -> "_Found":
+        """A range of them."""
+        return _Found(self.codes[start:end], self.positions[start:end], self.columns)
+
+    def with_known_times(self) -> "_Found":
+        """As there."""
+        times, *others = self.columns
+        return _Found(self.codes, self.positions, (times, times, *others))
 
 
 class Family:
@@ -155,7 +184,7 @@ class Family:
         # Whether known times are held: not before an event was known late.
         self._late = False
         nothing = np.empty((self._first_value + len(self._values), 0), dtype=np.int64)
-        self._held = [_Held(np.empty(0, dtype=_code_type(self._greatest)), nothing)]
+        self._held: list[_Held | _Found] = [_Held(np.empty(0, dtype=_code_type(self._greatest)), nothing)]
         # The first code of each range but the first.
         self._bounds = self._held[0].codes
 
@@ -187,24 +216,24 @@ class Family:
             if start < end
         ]
 
-    def _answer_held(self, held: _Held, asks: KeyedRows, wanted: Sequence[tuple[ViewSpec, Integers]]) -> None:
+    def _answer_held(
+        self, held: _Held | _Found, asks: KeyedRows, wanted: Sequence[tuple[ViewSpec, Integers]]
+    ) -> None:
         event_starts, ask_starts = key_starts(held.codes, asks.codes)
-        event_starts += held.at
+        fields = held.laid()
         asked = Asks(asks.instants, asks.known, ask_starts, asks.rows)
         for spec, out in wanted:
             events = Events(
-                timestamps=held.fields[0],
-                known=held.fields[int(self._late)],
-                values=self._values_of(spec, held.fields),
+                timestamps=fields[0],
+                known=fields[int(self._late)],
+                values=self._values_of(spec, fields),
                 starts=event_starts,
-                until=held.fields[self._first_value - 1] if self._corrected else None,
+                until=fields[self._first_value - 1] if self._corrected else None,
             )
             evaluate(spec, events, asked, range(len(event_starts) - 1), out)
 
-    def sorted(
-        self, piece: Piece, order: Integers | None, floor: int, numbers: Numbers
-    ) -> tuple[NDArray[Any], Integers]:
-        """The codes and fields of a piece's events by key and time, each event or version once; to be merged.
+    def sorted(self, piece: Piece, order: Integers | None, floor: int, numbers: Numbers) -> "_Held | _Found":
+        """A piece's events by key and time, each event or version once; to be merged.
 
         Args:
             order: positions of the piece's events in order of time; None if they are in it already.
@@ -226,19 +255,22 @@ class Family:
             rows, until, sorted_codes = rows[passed], until[passed], sorted_codes[passed]
         if piece.known is not None and not self._late:
             self._hold_known_times()
-        return sorted_codes, self._fields_at(piece, rows, until)
+        found = _Found(sorted_codes, rows, self._columns(piece, rows, until))
+        return _Held(found.codes, found.laid()) if self._holds else found
 
-    def merge(self, codes: NDArray[Any], fields: Integers, floor: int) -> None:
+    @property
+    def _holds(self) -> bool:
+        return any(len(held.codes) for held in self._held)
+
+    def merge(self, new: "_Held | _Found", floor: int) -> None:
         """Take events later than all before them, as ``sorted`` gives them, and let go of those before ``floor``."""
-        if not any(len(held.codes) for held in self._held):
-            self._take(_Held(codes, fields))
+        if not self._holds:
+            self._take(new)
             return
-        if len(self._held) > 1 and self._held[0].fields is self._held[1].fields:
-            # Ranges that stand beside each other go one by one from now on.
-            self._held = [held.alone() for held in self._held]
+        fields = new.laid()
         jobs = [
-            self._pool.submit(self._merge_held, i, codes, fields, start, end, floor)
-            for i, (start, end) in enumerate(pairwise(_edges(codes, self._bounds)))
+            self._pool.submit(self._merge_held, i, new.codes, fields, start, end, floor)
+            for i, (start, end) in enumerate(pairwise(_edges(new.codes, self._bounds)))
         ]
         for job in jobs:
             job.result()
@@ -248,37 +280,35 @@ class Family:
     def _merge_held(
         self, i: int, codes: NDArray[Any], fields: Integers, start: int, end: int, floor: int
     ) -> None:
-        old = self._held[i]
-        size = surviving(old.times, floor) + end - start
+        old, held = self._held[i].codes, self._held[i].laid()
+        size = surviving(held[0], floor) + end - start
         merged = _Held(np.empty(size, dtype=codes.dtype), np.empty((len(fields), size), dtype=np.int64))
-        merge(old.codes, old.fields, old.at, floor, codes, fields, start, end, merged.codes, merged.fields)
+        merge(old, held, floor, codes, fields, start, end, merged.codes, merged.fields)
         self._held[i] = merged
 
-    def _take(self, held: _Held) -> None:
-        """Hold these events and no others: many of them as ranges of about as many each, without moving them."""
+    def _take(self, held: "_Held | _Found") -> None:
+        """Hold these events and no others: many of them as ranges of about as many each."""
         self._held, self._bounds = [held], held.codes[:0]
-        if len(held.codes) > _SPLIT:
-            places = np.linspace(0, len(held.codes), _RANGES + 1).astype(np.int64)[1:-1]
+        size = len(held.codes)
+        if size > _SPLIT:
+            ranges = min(max(size // _RANGE, _FEWEST), _MOST)
+            places = np.linspace(0, size, ranges + 1).astype(np.int64)[1:-1]
             self._bounds = np.unique(held.codes[places])
             self._held = [held.part(start, end) for start, end in pairwise(_edges(held.codes, self._bounds))]
 
     def _hold_known_times(self) -> None:
         self._late = True
-        each = {id(held.fields): held.fields for held in self._held}
-        grown = {i: np.insert(fields, 1, fields[0], axis=0) for i, fields in each.items()}
-        self._held = [_Held(held.codes, grown[id(held.fields)], held.at) for held in self._held]
+        self._held = [held.with_known_times() for held in self._held]
 
-    def _fields_at(self, piece: Piece, rows: Positions, until: Integers) -> Integers:
-        """The fields of a piece's events, in the order of ``rows``."""
-        fields = empty((self._first_value + len(self._values), len(rows)))
-        gather(piece.times, rows, fields[0])
-        if self._late:
-            gather(piece.times if piece.known is None else piece.known, rows, fields[1])
+    def _columns(self, piece: Piece, rows: Positions, until: Integers) -> tuple[Integers, ...]:
+        """The fields of a piece's events; ``until`` is that of those at ``rows``."""
+        known = piece.times if piece.known is None else piece.known
+        columns = [piece.times, known] if self._late else [piece.times]
         if self._corrected:
-            fields[self._first_value - 1] = until
-        for field, value in zip(fields[self._first_value :], self._values, strict=True):
-            gather(piece.values[value], rows, field)
-        return fields
+            ends = np.full(len(piece), FOR_EVER)
+            ends[rows] = until
+            columns.append(ends)
+        return (*columns, *(piece.values[value] for value in self._values))
 
     def _values_of(self, spec: ViewSpec, fields: Integers) -> Integers:
         """The view's columns of the family's, without a copy where they stand next to each other."""

@@ -29,7 +29,7 @@ from feature_repo.windows.spec import ViewSpec
 Integers = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 """``progress(done, total)`` rows."""
-_Sorting = tuple[Family, Future[tuple[NDArray[Any], Integers]], int]
+_Sorting = tuple[Family, Future[Any], int]
 """A family, the events that are sorted for it, and before when it needs none."""
 # No event lies before it, and DuckDB has a timestamp for it.
 _EARLIEST = -(2**62)
@@ -210,7 +210,7 @@ class Slabs:
         """Take what was sorted; what none refers to any more makes room meanwhile."""
         while sorting:
             family, found, floor = sorting.pop(0)
-            family.merge(*found.result(), floor)
+            family.merge(found.result(), floor)
 
     def _numbers(self, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.uint64]:
         if pa.types.is_uint64(ids.type):

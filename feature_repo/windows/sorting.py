@@ -161,23 +161,22 @@ def surviving(times: Any, floor: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def merge(
-    old_codes: Any, old: Any, old_start: Any, floor: Any, new_codes: Any, new: Any, new_start: Any, new_end: Any, codes: Any,
+    old_codes: Any, old: Any, floor: Any, new_codes: Any, new: Any, new_start: Any, new_end: Any, codes: Any,
     merged: Any,
 ) -> Any:  # fmt: skip
     """Merge events sorted by code with a range of others that are; of equal codes the old ones come first.
 
     Args:
         old, new, merged: int64[f, n] fields, the first of them the time; old events before ``floor`` are left out.
-        old_start: where in ``old`` the events begin whose codes are given.
     """
     fields = len(merged)
     i, j, at = 0, new_start, 0
     while i < len(old_codes) or j < new_end:
         if j >= new_end or (i < len(old_codes) and old_codes[i] <= new_codes[j]):
-            if old[0, old_start + i] >= floor:
+            if old[0, i] >= floor:
                 codes[at] = old_codes[i]
                 for f in range(fields):
-                    merged[f, at] = old[f, old_start + i]
+                    merged[f, at] = old[f, i]
                 at += 1
             i += 1
         else:
