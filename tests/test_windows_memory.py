@@ -74,12 +74,19 @@ def test_what_is_kept_has_a_limit(monkeypatch):
     assert sum(size * len(kept) for size, kept in memory._FREE.items()) <= 20 << 20
 
 
-def test_another_size_lets_go_of_what_is_kept():
-    del_me = memory.empty((ROWS,))
-    del del_me
-    assert any(memory._FREE.values())
-    memory.empty((8 * ROWS,))
-    assert [size for size, kept in memory._FREE.items() if kept] == [8 * ROWS * 8]
+def test_one_that_grows_or_shrinks_lets_go_of_what_it_was():
+    for size in (4 * ROWS, 6 * ROWS, 5 * ROWS):
+        memory.empty((size,))
+        assert [room for room, kept in memory._FREE.items() if kept] == [8 * size]
+
+
+def test_small_ones_cost_no_large_one():
+    large = memory.empty((16 * ROWS,))
+    where = address(large)
+    del large
+    several = [memory.empty((ROWS,)) for _ in range(3)]
+    assert address(memory.empty((16 * ROWS,))) == where
+    assert len(several) == 3
 
 
 def test_small_and_empty_arrays_are_ordinary_ones():
@@ -88,3 +95,14 @@ def test_small_and_empty_arrays_are_ordinary_ones():
     small = memory.empty((10, 3))
     assert small.base is None
     assert not any(memory._FREE.values())
+
+
+@pytest.mark.parametrize("room", [0, 1, 5, 100])
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.bool_])
+def test_a_column_grows_beyond_what_was_expected(room, kind):
+    column = memory.Growing(room, kind)
+    parts = [np.arange(n).astype(kind) for n in (3, 0, 1, 9)]
+    for part in parts:
+        column.extend(part)
+    assert column.values.dtype == kind
+    assert column.values.tolist() == np.concatenate(parts).tolist()

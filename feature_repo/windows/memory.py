@@ -31,7 +31,9 @@ def empty(shape: tuple[int, ...], kind: type[np.generic] = np.int64) -> NDArray[
         # A pop is one step for all threads, and for what the garbage collector runs in between.
         memory = _FREE[room].pop()
     except IndexError:
-        release()
+        # What is kept of about this size was for the same purpose, which asks for more or less now.
+        for other in [each for each in list(_FREE) if room <= 2 * each <= 4 * room]:
+            _FREE[other].clear()
         memory = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
     # Whatever is made of it refers to this array, not to the memory itself.
