@@ -8,6 +8,7 @@ one moment, which is before any of them is recorded; the journal keeps that mome
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextvars import Context
 
 from bento.case import Case, Key, Reply
 from bento.request import Transaction
@@ -32,6 +33,8 @@ class Together:
         # In the order of their arrival.
         self._waiting: list[_Waiting] = []
         self._known = 0
+        # Of no request: what is logged of one must not have the trace of another.
+        self._context = Context()
 
     async def decided(self, transaction: Transaction, started_ns: int) -> Reply:
         """The answer to a transaction, when its turn has come; the wait is not its own time.
@@ -54,7 +57,7 @@ class Together:
     def _soon(self) -> None:
         """Decide in the loop's next round, when all are known that have arrived meanwhile."""
         self._known = len(self._waiting)
-        asyncio.get_running_loop().call_soon(self._go)
+        asyncio.get_running_loop().call_soon(self._go, context=self._context)
 
     def _go(self) -> None:
         if self._known < len(self._waiting) < MOST_TOGETHER:

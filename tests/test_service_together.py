@@ -8,9 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from bento.app import create_app
+from bento.case import Reply
 from bento.patient_journal import IN_MEMORY
+from bento.request import parse_transaction
 from bento.score_batch import MOST_TOGETHER
-from feature_repo.journal import read_decisions
+from bento.together import Together
+from bento.tracing import Trace, current_trace
+from feature_repo.journal import now_us, read_decisions
 from pipelines.parity import parity
 from tests import deployments
 from tests.asgi import Client
@@ -152,6 +156,47 @@ def test_what_was_read_together_is_recomputed_to_the_bit(serving, reads, home):
     report = parity(bundle_loader=lambda name, version: Bundle.load(home / "bundle")).report
     assert report.decisions > len(rows)
     assert (report.mismatches, report.score_mismatches) == (0, 0), report.examples
+
+
+def test_what_is_decided_together_is_in_the_trace_of_none_and_each_knows_its_own():
+    found = []
+
+    def decide(cases):
+        found.append((current_trace(), [case.trace for case in cases]))
+        for case in cases:
+            case.reply = Reply(b"")
+
+    async def asking():
+        waiting, trace = Together(decide), Trace("a" * 32, "b" * 16)
+        transactions = [
+            parse_transaction(json.dumps(live(f"n{i}", f"nt{i}")).encode(), now_us()) for i in range(2)
+        ]
+        with trace:
+            first = asyncio.create_task(waiting.decided(transactions[0], 0))
+        await asyncio.gather(first, waiting.decided(transactions[1], 0))
+        return trace
+
+    trace = asyncio.run(asking())
+    assert found == [(None, [trace, None])]
+
+
+def test_a_fault_that_concerns_all_is_told_to_each():
+    def decide(cases):
+        cases[0].reply = Reply(b"decided before it")
+        raise RuntimeError("broken")
+
+    async def asking():
+        waiting = Together(decide)
+        transactions = [
+            parse_transaction(json.dumps(live(f"x{i}", f"xt{i}")).encode(), now_us()) for i in range(3)
+        ]
+        return await asyncio.gather(
+            *(waiting.decided(each, 0) for each in transactions), return_exceptions=True
+        )
+
+    first, *others = asyncio.run(asking())
+    assert first.body == b"decided before it"
+    assert [str(each) for each in others] == ["broken"] * 2
 
 
 def test_elements_of_a_batch_are_decided_together(serving, reads, home):
