@@ -6,7 +6,7 @@ from datetime import timedelta
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import FeatureService, FeatureView, Field, FileSource, Project
+from feast import FeatureService, Project
 from feast.data_format import DeltaFormat
 from feast.diff.property_diff import TransitionType
 from feast.feature_view import DUMMY_ENTITY_NAME
@@ -25,6 +25,7 @@ from tests.windows_project import (
     event,
     events_source,
     online_client,
+    plain_view,
     project,
     view_of,
     write_events,
@@ -34,15 +35,6 @@ DAY = 86_400
 YEAR = 365 * DAY
 COUNTS = {("count", ""): ["1d", "7d"]}
 EVENTS = [event(1, 0), event(2, 5, amount=2), event(3, 2 * DAY, key="b"), event(4, 3 * DAY, amount=4)]
-
-
-def plain_of(path, *, name="plain", ttl=0, fields=("amount",), entities=(HOLDER,), **options):
-    options = {"timestamp_field": "time", "created_timestamp_column": "known", **options}
-    source = FileSource(name=f"{name}_rows", path=str(path), **options)
-    schema = [Field(name=field, dtype=Int64) for field in fields]
-    return FeatureView(
-        name=name, entities=list(entities), schema=schema, source=source, ttl=timedelta(seconds=ttl)
-    )
 
 
 def planned(store, *, views=(), streams=(), services=(), sources=()):
@@ -81,7 +73,7 @@ def test_a_plan_of_what_is_applied_and_materialized_shows_nothing(path, tmp_path
     def definitions():
         source = events_source(path)
         view = view_of(source, COUNTS, where="amount > 1", delay="1h")
-        return view, plain_of(path), FeatureService(name="service", features=[view])
+        return view, plain_view(path), FeatureService(name="service", features=[view])
 
     view, plain, service = definitions()
     store = project(tmp_path, view.stream_source, view, plain, service, name=tmp_path.name)
@@ -127,9 +119,9 @@ def test_a_plan_shows_a_window_that_changed_under_its_name(path, tmp_path):
 
 def test_a_plan_shows_filter_delay_ttl_and_source(path, tmp_path):
     source = events_source(path)
-    store = project(tmp_path, source, view_of(source, COUNTS), plain_of(path), name=tmp_path.name)
+    store = project(tmp_path, source, view_of(source, COUNTS), plain_view(path), name=tmp_path.name)
     changed = view_of(events_source(path), COUNTS, where="amount > 1", delay="1h")
-    shown = changes(store, views=[plain_of("elsewhere.parquet", ttl=60)], streams=[changed])
+    shown = changes(store, views=[plain_view("elsewhere.parquet", ttl=60)], streams=[changed])
     assert shown["view"] == {"tags": ("none", "window.delay=1h, window.where=amount > 1")}
     assert shown["plain"].keys() == {"ttl", "source"}
     assert shown["plain"]["ttl"] == ("0:00:00", "0:01:00")
@@ -146,10 +138,10 @@ def test_a_plan_shows_what_is_new_and_what_is_gone(path, tmp_path):
 
 
 def test_applying_again_is_no_new_version(path, tmp_path):
-    views = [view_of(events_source(path), COUNTS), plain_of(path)]
+    views = [view_of(events_source(path), COUNTS), plain_view(path)]
     store = project(tmp_path, *views, name=tmp_path.name)
     for _ in range(2):
-        store.apply([view_of(events_source(path), COUNTS), plain_of(path)])
+        store.apply([view_of(events_source(path), COUNTS), plain_view(path)])
     assert store.get_stream_feature_view("view").current_version_number in (None, 0)
     assert store.get_feature_view("plain").current_version_number in (None, 0)
 
@@ -157,7 +149,7 @@ def test_applying_again_is_no_new_version(path, tmp_path):
 @pytest.mark.parametrize("windowed", [True, False])
 def test_a_source_that_moved_is_read_where_it_is(path, tmp_path, windowed):
     def definition(where):
-        return view_of(events_source(where), COUNTS) if windowed else plain_of(where)
+        return view_of(events_source(where), COUNTS) if windowed else plain_view(where)
 
     store = project(tmp_path, definition(path), name=tmp_path.name)
     store.materialize(START, at(DAY))
@@ -174,7 +166,7 @@ def test_an_incremental_load_without_history_starts_with_the_first_event(module_
     old = [event(1, -3 * YEAR, key="old"), event(2, 0), event(3, DAY)]
     path = write_events(tmp_path / "events.parquet", old)
     view = view_of(events_source(path), {("count", ""): ["2000d"]})
-    store = project(tmp_path, view, plain_of(path), name=tmp_path.name)
+    store = project(tmp_path, view, plain_view(path), name=tmp_path.name)
     store.materialize_incremental(at(2 * DAY))
     asked = [{"key": key, "event_timestamp": at(2 * DAY)} for key in ("old", "a")]
     answer = store.get_online_features(["view:all_events_count_2000d", "plain:amount"], asked).to_dict()
@@ -186,14 +178,14 @@ def test_an_incremental_load_without_history_starts_with_the_first_event(module_
 
 def test_an_incremental_load_without_history_brings_what_a_ttl_would_leave_out(module_home, tmp_path):
     path = write_events(tmp_path / "events.parquet", [event(1, 0)])
-    store = project(tmp_path, plain_of(path, ttl=60), name=tmp_path.name)
+    store = project(tmp_path, plain_view(path, ttl=60), name=tmp_path.name)
     store.materialize_incremental(at(DAY))
     rows = [{"key": "a", "event_timestamp": at(seconds)} for seconds in (60, 61)]
     assert store.get_online_features(["plain:amount"], rows).to_dict()["amount"] == [1, None]
 
 
 def test_an_incremental_load_goes_on_where_the_last_one_ended(path, tmp_path):
-    store = project(tmp_path, view_of(events_source(path), COUNTS), plain_of(path), name=tmp_path.name)
+    store = project(tmp_path, view_of(events_source(path), COUNTS), plain_view(path), name=tmp_path.name)
     store.materialize(START, at(DAY))
     store.materialize_incremental(at(9 * DAY))
     for found in (store.get_stream_feature_view("view"), store.get_feature_view("plain")):
@@ -215,7 +207,7 @@ def test_a_changed_window_is_loaded_from_the_beginning_by_an_incremental_load(pa
 
 
 def test_an_incremental_load_of_one_view_leaves_the_others_alone(path, tmp_path):
-    store = project(tmp_path, view_of(events_source(path), COUNTS), plain_of(path), name=tmp_path.name)
+    store = project(tmp_path, view_of(events_source(path), COUNTS), plain_view(path), name=tmp_path.name)
     store.materialize_incremental(at(9 * DAY), ["plain"])
     assert store.get_stream_feature_view("view").materialization_intervals == []
     assert store.get_feature_view("plain").materialization_intervals == [(START, at(9 * DAY))]
@@ -228,7 +220,7 @@ def test_an_incremental_load_from_delta_and_from_an_empty_table(module_home, tmp
 
     path = tmp_path / "delta"
     write_deltalake(str(path), pa.Table.from_pylist([], SCHEMA))
-    store = project(tmp_path, plain_of(path, file_format=DeltaFormat()), name=tmp_path.name)
+    store = project(tmp_path, plain_view(path, file_format=DeltaFormat()), name=tmp_path.name)
     store.materialize_incremental(at(0))
     write_deltalake(str(path), pa.Table.from_pylist(EVENTS, SCHEMA), mode="append")
     store.materialize_incremental(at(9 * DAY))
@@ -238,8 +230,8 @@ def test_an_incremental_load_from_delta_and_from_an_empty_table(module_home, tmp
 def test_a_deleted_view_of_either_kind_is_gone_from_registry_and_redis(path, tmp_path):
     view, plain, nobodys = (
         view_of(events_source(path), COUNTS),
-        plain_of(path),
-        plain_of(path, name="nobodys", entities=()),
+        plain_view(path),
+        plain_view(path, name="nobodys", entities=()),
     )
     store = project(tmp_path, view, plain, nobodys, name=tmp_path.name)
     before = set(online_client(store).keys("*"))
@@ -252,8 +244,8 @@ def test_a_deleted_view_of_either_kind_is_gone_from_registry_and_redis(path, tmp
 
 
 def test_teardown_leaves_nothing_of_the_project_in_redis(path, tmp_path):
-    view, plain = view_of(events_source(path), COUNTS), plain_of(path)
-    nobodys = plain_of(path, name="nobodys", entities=())
+    view, plain = view_of(events_source(path), COUNTS), plain_view(path)
+    nobodys = plain_view(path, name="nobodys", entities=())
     store = project(tmp_path, view.stream_source, view, plain, nobodys, name=tmp_path.name)
     client = online_client(store)
     before = set(client.keys("*"))
@@ -268,7 +260,7 @@ def hot(path, folder, name):
     source = events_source(path)
     aggregates = COUNTS | {("count_distinct", "place"): ["7d"]}
     views = [view_of(source, aggregates, name=view, prefix=view) for view in ("hot", "hot_too")]
-    store = project(folder, source, *views, plain_of(path), name=name)
+    store = project(folder, source, *views, plain_view(path), name=name)
     client, sizes = online_client(store), Sizes(chunk=3, fresh=1, fanout=2, quiet=0, late=2, indexed=0)
     specs = windowed_specs(store)
     recorder = EventRecorder.of(client, store.project, specs, sizes)
@@ -304,15 +296,19 @@ def test_teardown_leaves_nothing_of_hot_keys_and_everything_of_another_project(p
 
 @pytest.mark.parametrize("field", ["", "amount"])
 def test_a_view_that_loses_an_entity_or_a_feature_is_a_changed_view(path, tmp_path, field):
-    store = project(tmp_path, plain_of(path, entities=(HOLDER, PLACE)), name=tmp_path.name)
-    changed = plain_of(path) if not field else plain_of(path, entities=(HOLDER, PLACE), fields=("known",))
+    store = project(tmp_path, plain_view(path, entities=(HOLDER, PLACE)), name=tmp_path.name)
+    changed = (
+        plain_view(path)
+        if not field
+        else plain_view(path, entities=(HOLDER, PLACE), fields=(("known", Int64),))
+    )
     shown = changes(store, views=[changed])["plain"]
     assert shown.keys() == ({"features"} if field else {"entities", "entity_columns"})
 
 
 def test_a_view_deleted_and_applied_again_starts_empty(path, tmp_path):
     def views():
-        return view_of(events_source(path), COUNTS), plain_of(path)
+        return view_of(events_source(path), COUNTS), plain_view(path)
 
     store = project(tmp_path, *views(), name=tmp_path.name)
     store.materialize(START, at(9 * DAY))

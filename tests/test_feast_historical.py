@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource
+from feast import Entity, FeatureService, Field, RequestSource
 from feast.data_format import DeltaFormat
 from feast.errors import (
     FeatureNameCollisionError,
@@ -29,6 +29,7 @@ from tests.windows_project import (
     at,
     event,
     events_source,
+    plain_view,
     project,
     view_of,
     write_events,
@@ -44,15 +45,6 @@ TTL = 40
 @pytest.fixture
 def folder(module_home, tmp_path):
     return tmp_path
-
-
-def plain(path, name, *, entities=(HOLDER,), ttl=0, fields=(("amount", Int64),), **options):
-    options = {"timestamp_field": "time", "created_timestamp_column": "known", **options}
-    source = FileSource(name=f"{name}_rows", path=str(path), **options)
-    schema = [Field(name=field, dtype=kind) for field, kind in fields]
-    return FeatureView(
-        name=name, entities=list(entities), schema=schema, source=source, ttl=timedelta(seconds=ttl)
-    )
 
 
 def deploy(folder, *objects):
@@ -109,10 +101,10 @@ def test_plain_views_give_what_a_look_at_every_row_gives(folder, seed, known):
     path = folder / "rows.parquet"
     pq.write_table(pa.Table.from_pylist(rows, ROWS), path)
     views = {
-        "by_key": (("key",), 0, plain(path, "by_key")),
-        "by_key_fresh": (("key",), TTL, plain(path, "by_key_fresh", ttl=TTL)),
-        "by_both": (("key", "number"), TTL, plain(path, "by_both", entities=(NUMBER, HOLDER), ttl=TTL)),
-        "by_nothing": ((), TTL, plain(path, "by_nothing", entities=(), ttl=TTL)),
+        "by_key": (("key",), 0, plain_view(path, "by_key")),
+        "by_key_fresh": (("key",), TTL, plain_view(path, "by_key_fresh", ttl=TTL)),
+        "by_both": (("key", "number"), TTL, plain_view(path, "by_both", entities=(NUMBER, HOLDER), ttl=TTL)),
+        "by_nothing": ((), TTL, plain_view(path, "by_nothing", entities=(), ttl=TTL)),
     }
     store = deploy(folder, NUMBER, *(view for _, _, view in views.values()))
     job = store.get_historical_features(
@@ -133,7 +125,7 @@ def test_what_is_materialized_is_what_history_says_at_the_end_of_each_load(folde
     rows, _ = generated(7)
     path = folder / "rows.parquet"
     pq.write_table(pa.Table.from_pylist(rows, ROWS), path)
-    store = deploy(folder, plain(path, "plain"))
+    store = deploy(folder, plain_view(path, "plain"))
     keys = ["a", "b", "c", "nobody"]
     for load, end in (
         (lambda: store.materialize(at(-1), at(50)), at(50)),
@@ -179,7 +171,7 @@ def test_values_of_every_kind_are_the_same_in_the_file_in_history_and_online(fol
     else:
         pq.write_table(table, path)
     fields = [(name, kind) for name, (kind, _, _) in KINDS.items()]
-    store = deploy(folder, plain(path, "plain", fields=fields, **options))
+    store = deploy(folder, plain_view(path, "plain", fields=fields, **options))
     names = [f"plain:{name}" for name in KINDS]
     frame = pd.DataFrame({"key": ["a", "b"], "event_timestamp": [at(9)] * 2})
     history = store.get_historical_features(frame, names).to_arrow()
@@ -199,7 +191,7 @@ def test_entity_rows_may_be_a_query_over_files_or_have_their_own_name_for_the_ti
     pq.write_table(
         pa.Table.from_pylist([dict(zip(ROWS.names, ["a", 1, 5, at(0), at(0)], strict=True))], ROWS), path
     )
-    store = deploy(folder, plain(path, "plain"))
+    store = deploy(folder, plain_view(path, "plain"))
     query = (
         f"SELECT key, time + INTERVAL 1 SECOND AS event_timestamp, 'kept' AS note FROM read_parquet('{path}')"
     )
@@ -214,7 +206,7 @@ def test_large_keys_of_a_query_stay_as_they_are_beside_nulls(folder):
     path, large = folder / "rows.parquet", 2**53 + 1
     rows = [dict(zip(ROWS.names, ["a", n, n, at(0), at(0)], strict=True)) for n in (large, large - 1)]
     pq.write_table(pa.Table.from_pylist(rows, ROWS), path)
-    store = deploy(folder, NUMBER, plain(path, "plain", entities=(NUMBER,)))
+    store = deploy(folder, NUMBER, plain_view(path, "plain", entities=(NUMBER,)))
     query = (
         f"SELECT number, time + INTERVAL 1 SECOND AS event_timestamp FROM read_parquet('{path}') "
         "UNION ALL SELECT NULL, now() ORDER BY 1 DESC NULLS LAST"
@@ -240,7 +232,7 @@ def test_keys_of_every_type_are_the_same_in_the_file_in_history_and_online(folde
     source = events_source(folder / "rows.parquet")
     windows = view_of(source, {("sum", "amount"): ["1h"]}, entities=(holder,))
     store = deploy(
-        folder, holder, source, windows, plain(folder / "rows.parquet", "plain", entities=(holder,))
+        folder, holder, source, windows, plain_view(folder / "rows.parquet", "plain", entities=(holder,))
     )
     store.materialize(START, at(9))
     asks = [{"who": key, "event_timestamp": at(9)} for key in keys]
@@ -265,7 +257,7 @@ def test_times_of_the_source_of_every_type_are_the_same_in_history_and_online(fo
     pq.write_table(
         pa.table({"key": ["a"], "amount": [5], "time": times, "known": times}), folder / "rows.parquet"
     )
-    store = deploy(folder, plain(folder / "rows.parquet", "plain", ttl=TTL))
+    store = deploy(folder, plain_view(folder / "rows.parquet", "plain", ttl=TTL))
     store.materialize(day, day + timedelta(hours=1))
     asks = [
         {"key": "a", "event_timestamp": day + timedelta(seconds=seconds)}
@@ -285,7 +277,9 @@ def test_instants_of_entity_rows_mean_the_same_in_every_zone(folder, zone):
     pq.write_table(pa.Table.from_pylist([row], ROWS), path)
     instants = pd.Series([at(-1e-6), at(0)]).astype("datetime64[us, UTC]")
     frame = pd.DataFrame({"key": ["a", "a"], "event_timestamp": instants.dt.tz_convert(zone)})
-    answer = deploy(folder, plain(path, "plain")).get_historical_features(frame, ["plain:amount"]).to_arrow()
+    answer = (
+        deploy(folder, plain_view(path, "plain")).get_historical_features(frame, ["plain:amount"]).to_arrow()
+    )
     assert answer["amount"].to_pylist() == [None, 5]
     assert answer["event_timestamp"].to_pylist() == [at(-1e-6), at(0)]
 
@@ -293,7 +287,7 @@ def test_instants_of_entity_rows_mean_the_same_in_every_zone(folder, zone):
 def test_columns_that_the_source_names_otherwise(folder):
     path = folder / "rows.parquet"
     pd.DataFrame([{"id": "a", "paid": 5, "at": at(0)}]).to_parquet(path)
-    view = plain(
+    view = plain_view(
         path, "plain", timestamp_field="time", created_timestamp_column="",
         field_mapping={"id": "key", "paid": "amount", "at": "time"},
     )  # fmt: skip
@@ -303,7 +297,7 @@ def test_columns_that_the_source_names_otherwise(folder):
 
 
 def test_what_cannot_be_answered_is_refused_before_anything_is_read(folder):
-    views = [plain("nowhere.parquet", name) for name in ("one", "other")]
+    views = [plain_view("nowhere.parquet", name) for name in ("one", "other")]
     request = RequestSource(name="asked", schema=[Field(name="factor", dtype=Int64)])
 
     @on_demand_feature_view(
@@ -335,7 +329,7 @@ def retrieved(folder):
     )
     source = events_source(path)
     view = view_of(source, {("count", ""): ["1h"], ("mean", "amount"): ["1h"]})
-    service = FeatureService(name="service", features=[view, rows := plain(path, "plain")])
+    service = FeatureService(name="service", features=[view, rows := plain_view(path, "plain")])
     store = deploy(folder, source, view, rows, service)
     instants = [at(1), at(6), at(8), at(8)]
     frame = pd.DataFrame({"key": ["a", "a", "b", "nobody"], "event_timestamp": instants})
@@ -391,7 +385,7 @@ def test_rows_are_added_to_a_plain_view_s_source_and_found(folder, form):
     path = folder / ("rows.parquet" if form == "file" else "rows")
     write_empty(path, form)
     options = {"file_format": DeltaFormat()} if form == "delta" else {}
-    store = deploy(folder, NUMBER, plain(path, "plain", entities=(HOLDER, NUMBER), **options))
+    store = deploy(folder, NUMBER, plain_view(path, "plain", entities=(HOLDER, NUMBER), **options))
     asked = pd.DataFrame([{"key": "a", "number": 1, "event_timestamp": at(t)} for t in (4, 5, 6, 7)])
     seen = []
     for seconds in (5, 7):
@@ -412,7 +406,7 @@ def test_rows_are_added_to_a_plain_view_s_source_and_found(folder, form):
 def test_rows_of_other_columns_and_events_are_not_added(folder):
     path = write_events(folder / "events.parquet", [event(1, 0)])
     source = events_source(path)
-    store = deploy(folder, source, view_of(source, {("count", ""): ["1h"]}), plain(path, "plain"))
+    store = deploy(folder, source, view_of(source, {("count", ""): ["1h"]}), plain_view(path, "plain"))
     before = path.read_bytes()
     with pytest.raises(ValueError, match="missing_expected_columns"):
         store.write_to_offline_store("plain", pd.DataFrame([{"key": "a", "other": 1, "time": at(0)}]))
@@ -424,7 +418,7 @@ def test_rows_of_other_columns_and_events_are_not_added(folder):
 def test_logs_of_a_feature_service_are_kept_and_found(folder):
     path = folder / "rows.parquet"
     write_empty(path, "file")
-    view = plain(path, "plain")
+    view = plain_view(path, "plain")
     (folder / "logs").mkdir()
     service = FeatureService(
         name="logged",

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import Entity, FeatureService, FeatureStore, FileSource, PushSource, RepoConfig
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig
+from feast.types import Int64
 from feast.value_type import ValueType
 
 from feature_repo.windows.functions import FUNCTIONS
@@ -54,6 +55,16 @@ def view_of(source, aggregates, *, name="view", prefix="all", entities=(HOLDER,)
     """A windowed view of ``source`` by ``HOLDER``."""
     return windowed_view(
         name, prefix=prefix, entities=entities, source=source, event_id="id", aggregates=aggregates, **options
+    )
+
+
+def plain_view(path, name="plain", *, entities=(HOLDER,), ttl=0, fields=(("amount", Int64),), **options):
+    """A plain view over the file at ``path``; ``ttl`` in seconds, 0 for none, ``options`` of its source."""
+    options = {"timestamp_field": "time", "created_timestamp_column": "known", **options}
+    source = FileSource(name=f"{name}_rows", path=str(path), **options)
+    schema = [Field(name=field, dtype=kind) for field, kind in fields]
+    return FeatureView(
+        name=name, entities=list(entities), schema=schema, source=source, ttl=timedelta(seconds=ttl)
     )
 
 
