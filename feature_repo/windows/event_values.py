@@ -76,6 +76,14 @@ class Computed:
         if lacking:
             raise LackingValueError(self._spec, event.get(self._spec.event_id), lacking)
 
+    def completed(
+        self, events: Sequence[Event], values: Sequence[Values], taken: Sequence[Taken]
+    ) -> Sequence[Event]:
+        """The events, each as ``complete`` gives it."""
+        if not self.derived and not self._tests:
+            return events
+        return list(map(self.complete, events, values, taken))
+
     def complete(self, event: Event, values: Values, taken: Taken) -> Event:
         """The event with all columns of the view. A derived column that it carries already is believed.
 
@@ -83,8 +91,6 @@ class Computed:
             KeyError: it lacks what a condition reads. TypeError: see ``Predicate``. LackingValueError: a column that it takes
                 over is not there.
         """
-        if not self.derived and not self._tests:
-            return event
         self.require(event, taken)
         whole = dict(event)
         for column in self.own:
@@ -132,6 +138,8 @@ class EventValues:
             KeyError: an event lacks a column. TypeError: it holds what a transform cannot read. LookupError: an event lies so
                 far back that its windows are not kept any more. redis.RedisError: no answer.
         """
+        if not self._columns:
+            return [self.nulls] * len(events)
         found: list[dict[str, Decimal | None]] = [
             {column.key: event[column.name] for column in self._columns if column.name in event}
             for event in events

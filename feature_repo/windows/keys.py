@@ -31,13 +31,15 @@ def view_prefix(project: str, spec: ViewSpec) -> bytes:
 
 def state_key(prefix: bytes, values: Iterable[object]) -> bytes:
     """The state key of an entity, its join-key values in the order of the view's keys: as text, as DuckDB writes it."""
-    key = prefix
-    for value in values:
-        if isinstance(value, bool):
-            value = "true" if value else "false"
-        part = str(value).encode()
-        key += b"%d:%b" % (len(part), part)
-    return key
+    return prefix + b"".join(map(key_part, values))
+
+
+def key_part(value: object) -> bytes:
+    """What one of an entity's values adds to its state key."""
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    part = str(value).encode()
+    return b"%d:%b" % (len(part), part)
 
 
 def parts_key(state: bytes) -> bytes:

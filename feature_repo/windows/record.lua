@@ -1,8 +1,9 @@
 -- Append events to the state of every view that counts them, all at once.
--- KEYS: states. ARGV: how many views there are; constants of each, packed: how long events are kept (us), how long a state must
--- live (s) and what it is given (s), bytes of a tail worth sealing, bytes of a tail left as it is, late events worth compacting;
--- then for each event: known time ('' = this server's clock: records lack it), numbers of the views that count it (2 bytes each),
--- a record for each of these, which goes to the next of KEYS.
+-- KEYS: states. ARGV: constants of each view, packed: how long events are kept (us), how long a state must live (s) and what it
+-- is given (s), bytes of a tail worth sealing, bytes of a tail left as it is, late events worth compacting; then for each run of
+-- events that go to the same views: what they have in common, packed: 1 if they became known now (by this server's clock: records
+-- lack it), how many records each has, how many events there are, then for each state that one goes to the number of its view and
+-- of the record that it gets; then the records of each event. The states that it goes to are the next of KEYS.
 -- Returns this server's clock in microseconds as text if an event was known by it, else '' (a Lua number would be cut to 64-bit
 -- float precision on the way), then the number of each key whose state had better be compacted. See records.py and head.py.
 local call, unpack_bytes, byte, ARGV, KEYS = redis.call, struct.unpack, string.byte, ARGV, KEYS
@@ -28,64 +29,73 @@ local function stamped(record, now)
   return string.sub(record, 1, 6) .. string.char(seventh + flag) .. string.sub(record, 8) .. struct.pack(stamp, late)
 end
 local new_head = struct.pack('<i8I4I4i8I2I2I4', -2^63, 0, 32, -2^63, 0, 0, 0)
-local views = tonumber(ARGV[1])
 local keep, expiry, lifetime, room, quiet, most_late = {}, {}, {}, {}, {}, {}
-for v = 1, views do
+for v = 1, #ARGV[1] / 36 do
   local life
-  keep[v], expiry[v], life, room[v], quiet[v], most_late[v] = unpack_bytes('<i8i8i8I4I4I4', ARGV[1 + v])
+  keep[v], expiry[v], life, room[v], quiet[v], most_late[v] = unpack_bytes('<i8i8i8I4I4I4', ARGV[1], 36 * v - 35)
   lifetime[v] = string.format('%.0f', life)
 end
-local now, answer, at, last, k = nil, {''}, 2 + views, #ARGV, 0
+local now, answer, at, last, k = nil, {''}, 2, #ARGV, 0
 while at <= last do
-  local clock, counting = ARGV[at] == '', ARGV[at + 1]
-  if clock and not now then
+  local run = ARGV[at]
+  local clock, slots, events = unpack_bytes('<BI2I4', run)
+  local of_view, of_record, states = {}, {}, 0
+  for j = 8, #run, 4 do
+    states = states + 1
+    of_view[states], of_record[states] = unpack_bytes('<I2I2', run, j)
+    of_view[states] = of_view[states] + 1
+  end
+  if clock == 1 and not now then
     local time = call('TIME')
     now = time[1] * 1000000 + time[2]
     answer[1] = string.format('%.0f', now)
   end
-  at = at + 2
-  for j = 1, #counting, 2 do
-    local low, high = byte(counting, j, j + 1)
-    local v, record = low + 256 * high + 1, ARGV[at]
-    k, at = k + 1, at + 1
-    if clock then
-      record = stamped(record, now)
-    end
-    local key, indices = KEYS[k], -1
-    local length = call('APPEND', key, record)
-    if length == #record then
-      call('SET', key, new_head .. record, 'EX', lifetime[v])
-    else
-      if length >= 32 + quiet[v] then
-        local start = call('GETRANGE', key, 0, 38)
-        local _, _, size, sealed, late, distinct, compact_at = unpack_bytes('<i8I4I4i8I2I2I4', start)
-        local time, worth = time_of(record, 1), false
-        if time <= sealed then
-          late = math.min(late + 1, 65535)
-          call('SETRANGE', key, 24, struct.pack('<I2', late))
-          worth = late >= most_late[v]
-        end
-        if size > 32 then
-          indices = distinct
-        end
-        if not worth and length >= compact_at then
-          worth = length - size >= room[v] or (size == 32 and time_of(start, 33) < time - keep[v])
-        end
-        if worth then
-          answer[#answer + 1] = k
-        end
-      end
-      -- To look is cheaper than to write: the log of the server takes writes down.
-      if call('TTL', key) < expiry[v] then
-        call('EXPIRE', key, lifetime[v])
-        if indices >= 0 then
-          call('EXPIRE', key .. ':c', lifetime[v])
-        end
-        for z = 0, indices - 1 do
-          call('EXPIRE', key .. ':d' .. z, lifetime[v])
-        end
+  at = at + 1
+  for _ = 1, events do
+    if clock == 1 then
+      for i = at, at + slots - 1 do
+        ARGV[i] = stamped(ARGV[i], now)
       end
     end
+    for j = 1, states do
+      k = k + 1
+      local key, v, record, indices = KEYS[k], of_view[j], ARGV[at + of_record[j]], -1
+      local length = call('APPEND', key, record)
+      if length == #record then
+        call('SET', key, new_head .. record, 'EX', lifetime[v])
+      else
+        if length >= 32 + quiet[v] then
+          local start = call('GETRANGE', key, 0, 38)
+          local _, _, size, sealed, late, distinct, compact_at = unpack_bytes('<i8I4I4i8I2I2I4', start)
+          local time, worth = time_of(record, 1), false
+          if time <= sealed then
+            late = math.min(late + 1, 65535)
+            call('SETRANGE', key, 24, struct.pack('<I2', late))
+            worth = late >= most_late[v]
+          end
+          if size > 32 then
+            indices = distinct
+          end
+          if not worth and length >= compact_at then
+            worth = length - size >= room[v] or (size == 32 and time_of(start, 33) < time - keep[v])
+          end
+          if worth then
+            answer[#answer + 1] = k
+          end
+        end
+        -- To look is cheaper than to write: the log of the server takes writes down.
+        if call('TTL', key) < expiry[v] then
+          call('EXPIRE', key, lifetime[v])
+          if indices >= 0 then
+            call('EXPIRE', key .. ':c', lifetime[v])
+          end
+          for z = 0, indices - 1 do
+            call('EXPIRE', key .. ':d' .. z, lifetime[v])
+          end
+        end
+      end
+    end
+    at = at + slots
   end
 end
 if #answer == 1 then

@@ -18,22 +18,18 @@ from feast import FeatureStore
 from feature_repo.windows.compaction import Compactor, typical_width
 from feature_repo.windows.event_values import NOTHING, Computed, EventValues, Taken, Values
 from feature_repo.windows.head import SIZES, Sizes
-from feature_repo.windows.keys import expiry_s, lifetime_s, retention_us, state_key, view_prefix
-from feature_repo.windows.packing import Packer
+from feature_repo.windows.keys import expiry_s, lifetime_s, retention_us, view_prefix
+from feature_repo.windows.record_calls import Alike, Call, Calls
 from feature_repo.windows.resolve import with_bases
-from feature_repo.windows.scalars import from_microseconds, to_microseconds
+from feature_repo.windows.scalars import from_microseconds
 from feature_repo.windows.scripts import script
 from feature_repo.windows.spec import Derived, ViewSpec, is_windowed, view_spec
 from feature_repo.windows.wire import bulk
 
-# Events that one call of the script writes: a call of its own each would cost as much as what it does. Nobody else is served
-# meanwhile, so they are few.
-_TOGETHER = 20
 # Calls that are sent at once; the server holds their answers until all are there.
 _CALLS = 50
 # What ``record.lua`` is told of a view.
 _CONSTANTS = struct.Struct("<qqqIII")
-_NUMBER = struct.Struct("<H")
 
 
 class _Target:
@@ -44,31 +40,8 @@ class _Target:
         self.compactor = Compactor(client, spec, sizes)
         room = sizes.room(typical_width(spec))
         times = retention_us(spec), expiry_s(spec), lifetime_s(spec)
-        self.constants = bulk(_CONSTANTS.pack(*times, room, sizes.quiet, sizes.late))
+        self.constants = _CONSTANTS.pack(*times, room, sizes.quiet, sizes.late)
         self.computed = Computed(spec)
-
-
-class _Call:
-    """What some events give one call of ``record.lua`` to do.
-
-    Attributes:
-        known: when each became known, None: now. keys: the states they go to, packed; numbers: of the view of each.
-        arguments: packed; of each event its known time, then the numbers of its views, then its records.
-    """
-
-    __slots__ = ("arguments", "keys", "known", "numbers")
-
-    def __init__(self) -> None:
-        self.known: list[int | None] = []
-        self.keys: list[bytes] = []
-        self.numbers: list[bytes] = []
-        self.arguments: list[bytes] = []
-
-    def state(self, place: int) -> tuple[int, bytes]:
-        """View and key of a state."""
-        key = self.keys[place]
-        (view,) = _NUMBER.unpack(self.numbers[place])
-        return view, key[key.index(b"\n") + 1 : -2]
 
 
 class _Stage:
@@ -87,59 +60,29 @@ class _Stage:
             spec = target.spec
             alike.setdefault((spec.event_id, spec.timestamp, target.computed.meaning), []).append(target)
         self.targets = [target for group in alike.values() for target in group]
-        self._constants = bulk(len(targets)) + b"".join(target.constants for target in self.targets)
-        numbers = map(_NUMBER.pack, range(len(targets)))
-        self._groups = [
-            (
-                Packer([target.spec for target in group]),
-                group[0].computed,
-                [
-                    (i, number, target.prefix, target.spec)
-                    for i, (target, number) in enumerate(zip(group, numbers, strict=False))
-                ],
-            )
-            for group in alike.values()
-        ]
-
-    def _known(self, event: Mapping[str, Any]) -> int | None:
-        """When the event became known, microseconds; None: now. Without known times events are known as they happen."""
-        created = event.get(self._created) if self._created else event[self._timestamp]
-        return None if created is None else to_microseconds(created)
-
-    def pack(self, call: _Call, given: Mapping[str, Any], values: Values, taken: Taken) -> None:
-        """Add an event to a call."""
-        known = self._known(given)
-        numbers: list[bytes] = []
-        records: list[bytes] = []
-        for packer, computed, members in self._groups:
-            event = computed.complete(given, values, taken)
-            packed = packer.pack(event, packer.time(event), known)
-            entities: dict[tuple[str, ...], bytes | None] = {}
-            for i, number, prefix, spec in members:
-                passes = spec.predicate is None or spec.predicate(event)
-                if not (passes or spec.corrected):
-                    continue
-                if spec.keys not in entities:
-                    entity = [event[key] for key in spec.keys]
-                    entities[spec.keys] = None if None in entity else state_key(b"", entity)
-                suffix = entities[spec.keys]
-                if suffix is None:
-                    continue
-                record = packed.record(i, void=not passes)
-                numbers.append(number)
-                call.keys.append(b"$%d\r\n%b%b\r\n" % (len(prefix) + len(suffix), prefix, suffix))
-                records.append(b"$%d\r\n%b\r\n" % (len(record), record))
-        start = b"$0\r\n\r\n" if known is None else bulk(known)
-        call.known.append(known)
-        call.numbers += numbers
-        call.arguments.append(
-            b"%b$%d\r\n%b\r\n%b" % (start, 2 * len(numbers), b"".join(numbers), b"".join(records))
+        self._constants = bulk(b"".join(target.constants for target in self.targets))
+        self._calls = Calls(
+            [
+                Alike([each.spec for each in group], [each.prefix for each in group], group[0].computed)
+                for group in alike.values()
+            ],
+            self._timestamp,
+            self._created,
         )
 
-    def packed(self, call: _Call) -> bytes:
+    def calls(
+        self, events: Sequence[Mapping[str, Any]], values: Sequence[Values], taken: Sequence[Taken]
+    ) -> list[Call]:
+        """What to write of events.
+
+        Raises:
+            KeyError, TypeError, ValueError: an event that cannot be written.
+        """
+        return self._calls.of(events, values, taken)
+
+    def packed(self, call: Call) -> bytes:
         """A call as it is sent."""
-        count = 1 + len(self.targets) + 2 * len(call.known) + len(call.keys)
-        return self._script.call(call.keys, [self._constants, *call.arguments], count)
+        return self._script.call(call.keys, [self._constants, *call.arguments], 1 + call.count)
 
     def known(self, event: Mapping[str, Any], known: int) -> Mapping[str, Any]:
         """The event with the known time that it was given."""
@@ -173,9 +116,9 @@ class _Source:
         """
         if len(events) == 1 or (len(self._stages) == 1 and self._others is None):
             return [self._whole], None
-        for event, each in zip(events, taken, strict=True):
+        for event in events:
             self._whole.values.check(event)
-            self._whole.pack(_Call(), event, self._whole.values.nulls, each)
+        self._whole.calls(events, [self._whole.values.nulls] * len(events), taken)
         return self._stages, self._others
 
 
@@ -295,20 +238,16 @@ class EventRecorder:
         values: Sequence[Values],
         taken: Sequence[Taken],
     ) -> list[int]:
-        calls: list[_Call] = []
-        for i, each in enumerate(zip(events, values, taken, strict=True)):
-            if i % _TOGETHER == 0:
-                calls.append(_Call())
-            stage.pack(calls[-1], *each)
+        made = stage.calls(events, values, taken) if events else []
         return [
-            known for i in range(0, len(calls), _CALLS) for known in self._send(stage, calls[i : i + _CALLS])
+            known for i in range(0, len(made), _CALLS) for known in self._send(stage, made[i : i + _CALLS])
         ]
 
-    def _send(self, stage: _Stage, calls: Sequence[_Call]) -> list[int]:
-        answers = script("record").send(self._client, list(map(stage.packed, calls)))
+    def _send(self, stage: _Stage, made: Sequence[Call]) -> list[int]:
+        answers = script("record").send(self._client, list(map(stage.packed, made)))
         known: list[int] = []
         large: dict[int, dict[bytes, None]] = {}
-        for answer, call in zip(answers, calls, strict=True):
+        for answer, call in zip(answers, made, strict=True):
             clock, *places = answer if isinstance(answer, list) else [answer]
             known += [int(clock) if each is None else each for each in call.known]
             for view, key in (call.state(place - 1) for place in places):

@@ -65,6 +65,15 @@ def event_number(value: Any) -> int:
     return code(value) >> 16
 
 
+def event_number_bytes(value: Any) -> bytes:
+    """``event_number`` as 6 bytes, little-endian.
+
+    Raises:
+        TypeError: as ``code``.
+    """
+    return _digest(value)[2:]
+
+
 def event_number_sql(text: str) -> str:
     """``event_number`` of a DuckDB expression of type VARCHAR, as BIGINT."""
     return f"CAST(md5_number_lower({text}) >> 16 AS BIGINT)"
@@ -90,6 +99,8 @@ def number(value: Any, scale: int, column: str) -> int:
     Raises:
         TypeError: a float, or no number at all. ValueError: more decimal places than ``scale``, or beyond 63 bits.
     """
+    if type(value) is int and not scale and _INT64.start <= value < _INT64.stop:
+        return value
     if value is None:
         return int(NULL)
     if isinstance(value, float) or not isinstance(value, int | Decimal):
