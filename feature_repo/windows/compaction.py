@@ -309,7 +309,8 @@ class Compactor:
 def expanded(spec: ViewSpec, nodes: Nodes, parts: Parts) -> Nodes:
     """The nodes with those whose content is in ``parts`` replaced by it."""
     several, begin = [], 0
-    for i in np.flatnonzero(np.isin(nodes.words[:, PART], list(parts))).tolist():
-        several += [nodes[begin:i], tree.unpack(spec, parts[int(nodes.words[i, PART])])]
-        begin = i + 1
+    for i, name in enumerate(nodes.words[:, PART].tolist()):
+        if name in parts:
+            several += [nodes[begin:i], tree.unpack(spec, parts[name])]
+            begin = i + 1
     return tree.join(spec, [*several, nodes[begin:]])

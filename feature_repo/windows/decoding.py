@@ -57,6 +57,23 @@ class Decoder:
             )
         return Laid(*laid)
 
+    def one(self, bodies: Sequence[bytes], *, voids: bool = False) -> Decoded:
+        """Bodies of the only view, as ``decode``."""
+        (spec,) = self._specs
+        ends = np.cumsum([0, *map(len, bodies)], dtype=np.int64)
+        bounds = np.stack([ends[:-1], ends[1:]], axis=1)
+        data = np.frombuffer(b"".join(bodies), dtype=np.uint8)
+        laid = self.decode(data, bounds, np.array([0, len(bodies)]), voids=voids)
+        times, known, numbers, until = laid.fixed
+        values = (
+            laid.values.reshape(len(spec.columns), -1)
+            if spec.columns
+            else np.empty((0, len(times)), np.int64)
+        )
+        return Decoded(
+            Events(times, known, values, laid.starts, until if spec.corrected else None), numbers, laid.void
+        )
+
 
 def _narrowest(spec: ViewSpec) -> int:
     return FIXED + sum(1 if column.kind == "number" else 7 for column in spec.columns)
@@ -64,14 +81,4 @@ def _narrowest(spec: ViewSpec) -> int:
 
 def decode(spec: ViewSpec, bodies: Sequence[bytes], *, voids: bool = False) -> Decoded:
     """Bodies of one view, as ``Decoder.decode``."""
-    ends = np.cumsum([0, *map(len, bodies)], dtype=np.int64)
-    bounds = np.stack([ends[:-1], ends[1:]], axis=1)
-    data = np.frombuffer(b"".join(bodies), dtype=np.uint8)
-    laid = Decoder([spec]).decode(data, bounds, np.array([0, len(bodies)]), voids=voids)
-    times, known, numbers, until = laid.fixed
-    values = (
-        laid.values.reshape(len(spec.columns), -1) if spec.columns else np.empty((0, len(times)), np.int64)
-    )
-    return Decoded(
-        Events(times, known, values, laid.starts, until if spec.corrected else None), numbers, laid.void
-    )
+    return Decoder([spec]).one(bodies, voids=voids)

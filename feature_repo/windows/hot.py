@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from feature_repo.windows import nodes as tree
 from feature_repo.windows.compaction import expanded, fetch_parts
-from feature_repo.windows.decoding import Decoded, decode
+from feature_repo.windows.decoding import Decoded, Decoder
 from feature_repo.windows.distinct import distinct_columns, distinct_reach_us
 from feature_repo.windows.evaluate import Asks, Events, Integers, evaluate
 from feature_repo.windows.functions import COUNT_DISTINCT
@@ -55,6 +55,7 @@ class HotView:
         self._longest = distinct_reach_us(spec)
         edges = sorted({spec.delay_us, *(spec.delay_us + window for window in spec.windows_us)}, reverse=True)
         self._edges = np.array(edges, dtype=np.int64)
+        self._decoder = Decoder([spec])
 
     def windows(self, client: Any, key: bytes, state: bytes, question: Question) -> tuple[Integers, int]:
         """The view's aggregates of one state.
@@ -67,21 +68,24 @@ class HotView:
         """
         spec, head = self._spec, Head.of(state)
         nodes = tree.unpack(spec, state[HEAD_BYTES : head.size])
-        tail = decode(spec, [state[head.size :]])
+        tail = self._decoder.one([state[head.size :]])
         times = tail.events.timestamps[: tail.events.starts[-1]]
         late = times[times <= head.sealed]
         by_index = self._index_tells(head, nodes, question)
         total, opened = int(nodes.words[:, COUNT].sum()), 0
-        chunks: list[bytes] = []
+        chunks: list[tuple[int, bytes]] = []
         while (wanted := self._to_open(nodes, late, question, by_index)).any():
             parts = fetch_parts(client, key, nodes.words[wanted, PART].tolist())
             if parts is None:
                 raise CompactedError
             bottom = wanted & (nodes.words[:, LEVEL] == 0)
-            chunks += [parts.pop(name) for name in nodes.words[bottom, PART].tolist()]
-            opened += int(nodes.words[bottom, COUNT].sum())
+            own = nodes.words[bottom]
+            chunks += zip(own[:, FIRST].tolist(), map(parts.pop, own[:, PART].tolist()), strict=True)
+            opened += int(own[:, COUNT].sum())
             nodes = expanded(spec, _those(nodes, ~bottom), parts)
-        raw = decode(spec, [b"".join([*chunks, state[head.size :]])]) if chunks else tail
+        # In order of time, so that nothing is left to be sorted unless events are late.
+        content = [chunk for _, chunk in sorted(chunks)]
+        raw = self._decoder.one([b"".join([*content, state[head.size :]])]) if chunks else tail
         out = np.empty(len(spec.aggregates), dtype=np.int64)
         if len(self._rest.places):
             self._summarized(raw.events, _those(nodes, self._inside(nodes, question)), question, out)
@@ -97,7 +101,7 @@ class HotView:
         spec, zero = self._spec, np.zeros(1, dtype=np.int64)
         event = Events(zero, zero, np.zeros((len(spec.columns), 1), dtype=np.int64), np.array([0, 1]))
         out = np.empty(len(spec.aggregates), dtype=np.int64)
-        decode(spec, [b""])
+        self._decoder.one([b""])
         for part in (self._rest, self._distinct):
             part.evaluate(event, Question(1, 1), out)
         self._summarized(event, tree.of_events(spec, event, event.starts, [0]), Question(1, 1), out)
@@ -192,13 +196,16 @@ class _Part:
     def __init__(self, spec: ViewSpec, names: set[str]) -> None:
         self._spec = spec.only(names)
         self.places = np.array([i for i, a in enumerate(spec.aggregates) if a.name in names], dtype=np.int64)
-        self._columns = [spec.columns.index(column) for column in self._spec.columns]
+        columns = [spec.columns.index(column) for column in self._spec.columns]
+        self._columns = None if columns == list(range(len(spec.columns))) else columns
 
     def evaluate(self, events: Events, question: Question, out: Integers) -> None:
         """Fill the part's places of ``out`` from rows of the whole view's columns."""
-        own = replace(events, values=np.ascontiguousarray(events.values[self._columns]))
-        if events.blocks is not None:
-            own = replace(own, blocks=tree.of_columns(events.blocks, self._columns))
+        values, blocks = events.values, events.blocks
+        if self._columns is not None:
+            values = values[self._columns]
+            blocks = None if blocks is None else tree.of_columns(blocks, self._columns)
+        own = replace(events, values=np.ascontiguousarray(values), blocks=blocks)
         one = np.array([0, 1], dtype=np.int64)
         asks = Asks(np.array([question.instant]), np.array([question.known_as_of]), one, one[:1])
         found = np.empty((1, len(self.places)), dtype=np.int64)
