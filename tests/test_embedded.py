@@ -193,3 +193,13 @@ def test_stop_finds_the_server_from_another_temporary_folder(home, temporary):
 def test_stopping_where_nothing_ran_leaves_nothing(tmp_path, temporary):
     assert not embedded.stop(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", [None, "glibc.malloc.tcache_count=77:glibc.malloc.mmap_threshold=1048576"])
+def test_of_memory_the_server_is_told_what_the_environment_says_last(monkeypatch, given):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    ours, *theirs = embedded._tunables().split(":")
+    assert ours.startswith("glibc.malloc.")
+    assert ":".join(theirs) == (given or "")
