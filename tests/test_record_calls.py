@@ -15,18 +15,20 @@ from tests.timelines import SECOND, START, every_function, micros, moment
 
 # The stored columns of a view with every function: the amount, and the place as a code.
 KINDS = ["number", "code"]
-PLAIN = every_function(view="plain")
-COUNTS = replace(PLAIN, view="counts", aggregates=(Aggregate("n", "count", "", SECOND),))
+COUNTS = replace(every_function(), aggregates=(Aggregate("n", "count", "", SECOND),))
 SPECS = {
-    "plain": PLAIN,
-    "late": every_function(view="late", delay=60 * SECOND),
-    "counts": COUNTS,
-    "pair": replace(COUNTS, view="pair", keys=("key", "place")),
-    "filtered": every_function(view="filtered", where="amount > 500"),
-    "rare": replace(COUNTS, view="rare", where="amount BETWEEN 0 AND 100"),
-    "corrected": replace(every_function(view="corrected", where="amount > 300"), corrected=True),
-    # Another event id, so another way to pack.
-    "numbered": replace(every_function(view="numbered"), event_id="order"),
+    name: replace(spec, view=name)
+    for name, spec in {
+        "plain": every_function(),
+        "late": every_function(delay=60 * SECOND),
+        "counts": COUNTS,
+        "pair": replace(COUNTS, keys=("key", "place")),
+        "filtered": every_function(where="amount > 500"),
+        "rare": replace(COUNTS, where="amount BETWEEN 0 AND 100"),
+        "corrected": replace(every_function(where="amount > 300"), corrected=True),
+        # Another event id, so another way to pack.
+        "numbered": replace(every_function(), event_id="order"),
+    }.items()
 }
 
 
