@@ -97,6 +97,16 @@ def test_small_and_empty_arrays_are_ordinary_ones():
     assert not any(memory._FREE.values())
 
 
+@pytest.mark.parametrize("advice", ["_UNUSED", "_HUGE"])
+@pytest.mark.parametrize("known", [None, 12_345])
+def test_a_system_that_takes_no_advice_has_arrays_too(monkeypatch, advice, known):
+    monkeypatch.setattr(memory, advice, known)
+    array = memory.empty((ROWS,))
+    array[:] = 3
+    del array
+    assert any(memory._FREE.values()) == (advice == "_HUGE")
+
+
 @pytest.mark.parametrize("room", [0, 1, 5, 100])
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.bool_])
 def test_a_column_grows_beyond_what_was_expected(room, kind):

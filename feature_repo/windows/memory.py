@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 _LEAST_BYTES = 1 << 22
 # What is free and kept, at most.
 _MOST_BYTES = 1 << 30
+# Not every system knows them.
+_UNUSED: int | None = getattr(mmap, "MADV_FREE", None)
+_HUGE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 _FREE: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
 
 
 def empty(shape: tuple[int, ...], kind: type[np.generic] = np.int64) -> NDArray[Any]:
     """An array of any content; its memory is used again when nothing refers to it, or to a part of it."""
     size = prod(shape) * np.dtype(kind).itemsize
-    if size < _LEAST_BYTES or not hasattr(mmap, "MADV_FREE"):
+    if size < _LEAST_BYTES or _UNUSED is None:
         return np.empty(shape, dtype=kind)
     room = _room(size)
     try:
@@ -35,7 +38,7 @@ def empty(shape: tuple[int, ...], kind: type[np.generic] = np.int64) -> NDArray[
         for other in [each for each in list(_FREE) if room <= 2 * each <= 4 * room]:
             _FREE[other].clear()
         memory = mmap.mmap(-1, room, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
+        _advise(memory, _HUGE)
     # Whatever is made of it refers to this array, not to the memory itself.
     whole = np.frombuffer(memory, dtype=kind)
     weakref.finalize(whole, _give_back, memory).atexit = False
@@ -77,8 +80,18 @@ def release() -> None:
 def _give_back(memory: mmap.mmap) -> None:
     if sum(room * len(kept) for room, kept in list(_FREE.items())) + len(memory) > _MOST_BYTES:
         release()
-    memory.madvise(mmap.MADV_FREE)
-    _FREE[len(memory)].append(memory)
+    if _advise(memory, _UNUSED):
+        _FREE[len(memory)].append(memory)
+
+
+def _advise(memory: mmap.mmap, advice: int | None) -> bool:
+    """Tell the system what memory is for; whether it takes the advice."""
+    try:
+        if advice is not None:
+            memory.madvise(advice)
+    except OSError:
+        return False
+    return advice is not None
 
 
 def _room(size: int) -> int:

@@ -23,7 +23,7 @@ from feature_repo.windows.event_scan import EventScan, KeyPart, column_types
 from feature_repo.windows.event_sql import check_columns, event_number_sql
 from feature_repo.windows.family import AskedRows, Family, KeyedRows
 from feature_repo.windows.limits import Limits
-from feature_repo.windows.memory import empty
+from feature_repo.windows.memory import empty, release
 from feature_repo.windows.spec import ViewSpec
 
 Integers = NDArray[np.int64]
@@ -100,6 +100,9 @@ class Slabs:
         Raises:
             OverflowError: see ``evaluate``.
         """
+        if self._last is not None:
+            # What the results of earlier rows took is room for the events of these.
+            release()
         outs = [empty((len(instants), len(request.spec.aggregates))) for request in self.requests]
         self._fill(self._asked_rows(keys, instants, known), outs, progress)
         return [self._columns(request, out) for request, out in zip(self.requests, outs, strict=True)]
