@@ -4,11 +4,12 @@ Every table is partitioned by ``event_day`` (the UTC day of ``event_timestamp``,
 Parquet files of one Delta version and hand them to DuckDB, which reads them at its own Parquet speed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
@@ -108,6 +109,7 @@ class Snapshot:
         columns: name and DuckDB type of each column; empty where the type is not primitive.
         partitions: names of the columns that stand in the files' paths.
         alike: every file holds every other column. A column that came later is null in the files before it.
+        full: names of columns that are null in no row, as far as the log tells.
     """
 
     version: int
@@ -115,6 +117,7 @@ class Snapshot:
     columns: tuple[tuple[str, str], ...]
     partitions: tuple[str, ...]
     alike: bool = True
+    full: frozenset[str] = frozenset()
 
     @property
     def sql(self) -> str:
@@ -148,14 +151,15 @@ def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
     )
     partitions = tuple(table.metadata().partition_columns)
     held = [name for name, _ in columns if name not in partitions]
-    return Snapshot(table.version(), tuple(table.file_uris()), columns, partitions, _alike(table, held))
-
-
-def _alike(table: DeltaTable, columns: Sequence[str]) -> bool:
-    """Whether the log says of every file that it holds the columns; it counts the nulls of those that a file has."""
     files = pa.table(table.get_add_actions(flatten=True))
-    names = [f"null_count.{name}" for name in columns]
-    return all(name in files.column_names and not files[name].null_count for name in names)
+    # The log counts, for every file, the nulls of each column that the file holds.
+    counted = {
+        name: files[f"null_count.{name}"] for name in held if f"null_count.{name}" in files.column_names
+    }
+    whole = {name: nulls for name, nulls in counted.items() if not nulls.null_count}
+    full = frozenset(name for name, nulls in whole.items() if len(nulls) and not pc.sum(nulls).as_py())
+    alike = len(whole) == len(held)
+    return Snapshot(table.version(), tuple(table.file_uris()), columns, partitions, alike, full)
 
 
 def _duckdb_type(delta: str) -> str:

@@ -309,6 +309,25 @@ def test_the_number_that_stands_for_null_is_refused(folder, others):
         ask(store, [("a", 5)])
 
 
+@pytest.mark.parametrize("column", ["known", "time", "id"])
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_the_log_of_a_delta_table_counts_as_null_is_refused(folder, column, renamed):
+    rows = [event(n, n) for n in range(3)]
+    rows[1][column] = None
+    path = str(folder / "lake")
+    given = pa.Table.from_pylist(rows, SCHEMA)
+    if renamed:
+        given = given.rename_columns([f"{name}_" for name in given.column_names])
+    for n in range(3):
+        write_deltalake(path, given.slice(n, 1), mode="append")
+    mapping = {f"{name}_": name for name in SCHEMA.names} if renamed else {}
+    source = events_source(path, file_format=DeltaFormat(), field_mapping=mapping)
+    view = view_of(source, COUNT)
+    store = project(folder, source, view, FeatureService(name="service", features=[view]))
+    with pytest.raises(ValueError, match=rf"^view: column '{column}' of events is null in 1 events"):
+        ask(store, [("a", 5)])
+
+
 def delta_deploy(folder):
     """Three versions of a Delta table, partitioned by day: one event more in each."""
     table = folder / "lake"

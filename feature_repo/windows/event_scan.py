@@ -90,7 +90,7 @@ class EventScan:
 
     Args:
         specs: views of this source that agree on its time, known-time and id columns.
-        source: its table expression. types: of its columns.
+        source: its table expression. types: of its columns. full: those that are known to be null in no event.
         parts: the key parts of each view, in the order of ``specs``.
 
     Raises:
@@ -104,12 +104,13 @@ class EventScan:
         source: str,
         types: dict[str, str],
         parts: Sequence[Sequence[KeyPart]],
+        full: frozenset[str] = frozenset(),
     ) -> None:
         self._connection = connection
         self._source = source
         self._spec = specs[0]
         self._types = types
-        refuse_nulls(connection, specs[0], source)
+        refuse_nulls(connection, specs[0], source, full)
         self.parts = tuple(dict.fromkeys(part for each in parts for part in each))
         self.fields = [fields_of(spec, self._types) for spec in specs]
         self._fields = tuple(sorted({field for each in self.fields for field in each}))

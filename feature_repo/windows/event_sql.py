@@ -14,13 +14,19 @@ def event_number_sql(column: str) -> str:
     return scalars.event_number_sql(f"CAST({quote(column)} AS VARCHAR)")
 
 
-def refuse_nulls(connection: duckdb.DuckDBPyConnection, spec: ViewSpec, source: str) -> None:
+def refuse_nulls(
+    connection: duckdb.DuckDBPyConnection, spec: ViewSpec, source: str, full: frozenset[str] = frozenset()
+) -> None:
     """Refuse events without id, event time or known time: there is no saying when they count, or whether they did.
+
+    Args:
+        full: columns that are known to be null in no event.
 
     Raises:
         ValueError: names the column, and how many events lack it.
     """
-    for column in dict.fromkeys([spec.event_id, spec.timestamp, *([spec.created] if spec.created else [])]):
+    needed = [spec.event_id, spec.timestamp, *([spec.created] if spec.created else [])]
+    for column in [name for name in dict.fromkeys(needed) if name not in full]:
         # Parquet's own statistics answer this without a read where there are none, as there should be.
         query = f"SELECT count(*) FROM {source} WHERE {quote(column)} IS NULL"
         ((missing,),) = connection.execute(query).fetchall()

@@ -21,7 +21,7 @@ from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.limits import limits_of
 from feature_repo.windows.plain import DUMMY_KEY, point_in_time_join
 from feature_repo.windows.slabs import Progress, Request, Slabs
-from feature_repo.windows.sources import instant_sql, source_sql
+from feature_repo.windows.sources import SourceTable, instant_sql, source_table
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.transform import Transform, declared_transform
 
@@ -148,7 +148,7 @@ class Retrieval:
         self._connection = connection
         self._asked = asked
         self._slabs: Slabs | None = None
-        self._sources: dict[str, str] = {}
+        self._sources: dict[str, SourceTable] = {}
         self._event_columns = EventColumns(connection, question.config, question.sources)
 
     def __enter__(self) -> Self:
@@ -213,11 +213,11 @@ class Retrieval:
         return {name: f"asked_{i}" for i, name in enumerate(keys)}
 
     def _requests(self, rows: EntityRows, join_keys: Sequence[dict[str, str]]) -> list[Request]:
-        requests = [
-            Request(asked.spec, self._source(asked.view.batch_source), keys)
-            for asked, keys in zip(self._question.views, join_keys, strict=True)
-            if asked.spec
-        ]
+        requests = []
+        for view, keys in zip(self._question.views, join_keys, strict=True):
+            if view.spec:
+                source = self._source(view.view.batch_source)
+                requests.append(Request(view.spec, source.sql, keys, source.full))
         if not any(computes(request.spec) for request in requests):
             return requests
         first, last = self._span(rows)
@@ -229,7 +229,10 @@ class Retrieval:
                 condition = counted_sql(request.spec, types, first, last, asked, request.join_keys)
             wanted.append(Wanted(request.spec, request.source, condition))
         tables = self._event_columns.tables(wanted)
-        return [replace(request, source=table) for request, table in zip(requests, tables, strict=True)]
+        return [
+            request if request.source == table else replace(request, source=table, full=frozenset())
+            for request, table in zip(requests, tables, strict=True)
+        ]
 
     def _span(self, rows: EntityRows) -> tuple[int, int]:
         """The first and the last instant of all rows that will ask, microseconds; 0 of none."""
@@ -243,16 +246,16 @@ class Retrieval:
     def _plain(
         self, rows: EntityRows, asked: AskedView, join_keys: dict[str, str]
     ) -> dict[str, pa.ChunkedArray]:
-        source = self._source(asked.view.batch_source)
+        source = self._source(asked.view.batch_source).sql
         filtered = rows.known is not None or self._question.filter_by_created
         return point_in_time_join(
             self._connection, asked.view, source, join_keys, list(asked.features), filtered
         )
 
-    def _source(self, source: FileSource) -> str:
-        """A source's table expression: of one version, however many views read it."""
+    def _source(self, source: FileSource) -> SourceTable:
+        """A source's table: of one version, however many views read it."""
         if source.name not in self._sources:
-            self._sources[source.name] = source_sql(source, self._question.config.repo_path)
+            self._sources[source.name] = source_table(source, self._question.config.repo_path)
         return self._sources[source.name]
 
     def _transformed(

@@ -37,11 +37,17 @@ _EARLIEST = -(2**62)
 
 @dataclass(frozen=True)
 class Request:
-    """One view to answer: its events' table expression, and the column of the rows that ask for each of its keys."""
+    """One view to answer.
+
+    Attributes:
+        source: its events' table expression. join_keys: the column of the rows that ask for each of its keys.
+        full: columns of the source that are known to be null in no event.
+    """
 
     spec: ViewSpec
     source: str
     join_keys: Mapping[str, str]
+    full: frozenset[str] = frozenset()
 
 
 class Slabs:
@@ -172,9 +178,10 @@ class Slabs:
 
     def _feed(self, members: "Sequence[_Member]", types: dict[str, str]) -> "_Feed":
         """One family for the views of a source with the same keys and filter."""
-        source = self.requests[members[0].request].source
+        first = self.requests[members[0].request]
         parts = [member.parts for member in members]
-        scan = EventScan(self._connection, [member.spec for member in members], source, types, parts)
+        specs = [member.spec for member in members]
+        scan = EventScan(self._connection, specs, first.source, types, parts, first.full)
         shared: dict[object, list[int]] = {}
         for i, member in enumerate(members):
             shared.setdefault((member.parts, member.spec.where, member.spec.corrected), []).append(i)

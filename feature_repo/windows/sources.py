@@ -4,7 +4,7 @@ import glob
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -33,8 +33,21 @@ def pinned(versions: Mapping[str, int]) -> Iterator[None]:
         _PINNED.reset(token)
 
 
+@dataclass(frozen=True)
+class SourceTable:
+    """A source as it is at one moment: a DuckDB table expression, and its columns that are known to be null in no row."""
+
+    sql: str
+    full: frozenset[str] = frozenset()
+
+
 def source_sql(source: FileSource, repo_path: Path | None) -> str:
-    """A DuckDB table expression over the files of a source, columns named as its field mapping says.
+    """A DuckDB table expression over the files of a source; raises as ``source_table``."""
+    return source_table(source, repo_path).sql
+
+
+def source_table(source: FileSource, repo_path: Path | None) -> SourceTable:
+    """The files of a source, columns named as its field mapping says.
 
     Raises:
         FileNotFoundError: no Delta table, or no Parquet file, at the source's path.
@@ -43,13 +56,14 @@ def source_sql(source: FileSource, repo_path: Path | None) -> str:
     if isinstance(source.file_format, DeltaFormat):
         found = snapshot(path, _PINNED.get().get(source.name))
         # The paths begin with the day: read in their order, events come almost in that of time.
-        table = replace(found, files=tuple(sorted(found.files))).sql
+        table = SourceTable(replace(found, files=tuple(sorted(found.files))).sql, found.full)
     else:
-        table = parquet_sql(_parquet_files(path, source.name))
+        table = SourceTable(parquet_sql(_parquet_files(path, source.name)))
     if not source.field_mapping:
         return table
     renames = ", ".join(f"{quote(old)} AS {quote(new)}" for old, new in sorted(source.field_mapping.items()))
-    return f"(SELECT * RENAME ({renames}) FROM {table})"
+    full = frozenset(source.field_mapping.get(name, name) for name in table.full)
+    return SourceTable(f"(SELECT * RENAME ({renames}) FROM {table.sql})", full)
 
 
 def instant_sql(column: str, types: Mapping[str, str]) -> str:
