@@ -47,4 +47,7 @@ class Repeating:
             self._wake.clear()
             if not self.stopped:
                 self._work()
-                due = max(due, time.monotonic() - self._every_s) + self._every_s
+                now = time.monotonic()
+                # Woken before its time, it is due at that time all the same.
+                if now >= due:
+                    due = max(due, now - self._every_s) + self._every_s

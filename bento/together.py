@@ -68,21 +68,25 @@ class Together:
         now = time.perf_counter_ns()
         for case, _ in group:
             case.started_ns += now
+        fault: BaseException = RuntimeError("it was not decided")
         try:
             self._decide([case for case, _ in group])
-        except Exception as error:  # a fault that concerns them all
-            for case, _ in group:
-                case.error = error
+        except (
+            BaseException
+        ) as error:  # whatever it is, a library's panic included, it concerns them all, and nobody else
+            fault = error
         for case, future in group:
             if future.done():  # whoever asked has gone
                 continue
             if case.reply is not None:
                 future.set_result(case.reply)
             else:
-                future.set_exception(case.error or RuntimeError("it was not decided"))
+                future.set_exception(_told(case.error or fault))
         if self._waiting:
             # Only now: the answers go out first.
             self._soon()
+        if isinstance(fault, KeyboardInterrupt | SystemExit):
+            raise fault
 
     def _next(self) -> list[_Waiting]:
         """Those to be decided now; they wait no more."""
@@ -102,3 +106,12 @@ class Together:
             taken |= keys
         self._waiting = others
         return group
+
+
+def _told(error: BaseException) -> Exception:
+    """An error as a future can have it: no StopIteration, nor what would end the loop."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    told = RuntimeError(repr(error))
+    told.__cause__ = error
+    return told

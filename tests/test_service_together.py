@@ -180,23 +180,31 @@ def test_what_is_decided_together_is_in_the_trace_of_none_and_each_knows_its_own
     assert found == [(None, [trace, None])]
 
 
-def test_a_fault_that_concerns_all_is_told_to_each():
+class PanicError(BaseException):
+    """As Rust's, which are no Exceptions."""
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("broken"), PanicError("broken"), StopIteration("broken")])
+def test_a_fault_that_concerns_all_is_told_to_each_and_the_next_are_decided(fault):
+    groups = []
+
     def decide(cases):
-        cases[0].reply = Reply(b"decided before it")
-        raise RuntimeError("broken")
+        groups.append(len(cases))
+        cases[0].reply = Reply(b"decided")
+        if len(groups) == 1:
+            raise fault
 
     async def asking():
         waiting = Together(decide)
-        transactions = [
-            parse_transaction(json.dumps(live(f"x{i}", f"xt{i}")).encode(), now_us()) for i in range(3)
-        ]
-        return await asyncio.gather(
-            *(waiting.decided(each, 0) for each in transactions), return_exceptions=True
-        )
+        terminals = ["one", "two", "three", "one"]
+        bodies = [json.dumps(live(f"x{i}", terminal)).encode() for i, terminal in enumerate(terminals)]
+        asked = [waiting.decided(parse_transaction(body, now_us()), 0) for body in bodies]
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
 
-    first, *others = asyncio.run(asking())
-    assert first.body == b"decided before it"
-    assert [str(each) for each in others] == ["broken"] * 2
+    first, *others, last = asyncio.run(asking())
+    assert first.body == last.body == b"decided"
+    assert ["broken" in str(each) for each in others] == [True, True]
+    assert groups == [3, 1]
 
 
 def test_elements_of_a_batch_are_decided_together(serving, reads, home):
