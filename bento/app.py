@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from bento.deadline import DEADLINE
 from bento.exchange import JSON, failed, read_body, refuse, send_answer
 from bento.openapi import document
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, HistoryNeededError, Problem
@@ -76,7 +77,7 @@ class _Post:
         try:
             body = await read_body(scope, receive)
             if self._verb == "score":
-                reply = await serving.scored(body, started_ns)
+                reply = await serving.scored(body, started_ns, scope.get(DEADLINE))
             else:
                 reply = await _answered(serving, self._verb, body, started_ns)
         except Exception as error:  # whatever it is, the sender gets an answer

@@ -2,7 +2,8 @@
 
 Scoring is synchronous in the event loop, so a request waits while others are scored. The gate therefore yields once before
 it lets a request go on: all that have arrived by then are seen and counted, those beyond the limit are refused at once, and
-those whose time is up when their turn comes are refused before any work. Requests wait in the kernel too, where nobody sees
+those whose time is up when their turn comes are refused before any work (those to be scored are asked again when they have
+waited for one another, see ``together``). Requests wait in the kernel too, where nobody sees
 them; that time is bounded by the same limit, for the loop never has more than so many to work on before it looks there.
 """
 
@@ -13,6 +14,7 @@ from starlette.datastructures import State
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bento.access import Access
+from bento.deadline import DEADLINE, Deadline
 from bento.exchange import refuse
 from bento.problem import Problem
 from bento.scopes import OPEN, scope_of
@@ -67,11 +69,12 @@ class Gate:
     async def _in_turn(self, arrived: float, scope: Scope, receive: Receive, send: Send) -> None:
         access: Access = self._state.access
         await asyncio.sleep(0)
-        waited_s = access.monotonic() - arrived
-        if waited_s <= access.deadline_s:
+        deadline = scope[DEADLINE] = Deadline(arrived, access.deadline_s, access.monotonic)
+        late = deadline.passed()
+        if late is None:
             await self._app(scope, receive, send)
         else:
-            await self._refuse(send, _too_late(waited_s, access.deadline_s))
+            await self._refuse(send, late)
 
     def _say(self, error: Problem, now: float, scope: Scope) -> None:
         """Log who is refused, once a second at most: whoever tries keys must not fill the disk."""
@@ -86,11 +89,3 @@ class Gate:
         metrics.problems.labels(error.kind).inc()
         metrics.answers.labels("gate", str(error.status)).inc()
         await refuse(send, error)
-
-
-def _too_late(waited_s: float, deadline_s: float) -> Problem:
-    return Problem(
-        "deadline-passed",
-        f"nothing was done: it waited {waited_s * 1000:.0f} ms, and {deadline_s * 1000:.0f} ms are allowed; "
-        "send it again in a moment",
-    )

@@ -77,6 +77,7 @@ class _Stretch:
 
     since_us: int
     taken: int = 0
+    timed: int = 0
     failed: int = 0
     slow: int = 0
     both: int = 0
@@ -86,7 +87,11 @@ class _Stretch:
 
 
 class Guard:
-    """Judges one challenger. Not thread-safe: its counts are the scoring thread's."""
+    """Judges one challenger. Not thread-safe: its counts are the scoring thread's.
+
+    Attributes:
+        tripped: what the last judgement found, if the challenger must not decide any more.
+    """
 
     def __init__(
         self,
@@ -102,13 +107,20 @@ class Guard:
         )
         self._edges = edges
         self._slow_ns = limits.max_p99_ms * 1e6
+        self.tripped: Tripped | None = None
         self._begin()
 
-    def observe(self, champion: Verdict | None, challenger: Verdict | None, elapsed_ns: int) -> None:
-        """Count a transaction; a model that failed has None, and both have if it is not the models that failed."""
+    def observe(self, champion: Verdict | None, challenger: Verdict | None, elapsed_ns: int | None) -> None:
+        """Count a transaction; a model that failed has None, and both have if it is not the models that failed.
+
+        Args:
+            elapsed_ns: None of one that was decided together with another that is counted: they share one time.
+        """
         now = self._now
         now.taken += 1
-        now.slow += elapsed_ns > self._slow_ns
+        if elapsed_ns is not None:
+            now.timed += 1
+            now.slow += elapsed_ns > self._slow_ns
         if challenger is None:
             now.failed += 1
         elif champion is not None:
@@ -126,7 +138,7 @@ class Guard:
         failing = now.failed >= _MIN_FAILURES
         if now.taken % CHECK_EVERY and not failing:
             return None
-        found = self._judge()
+        found = self.tripped = self._judge()
         if found is None and (now.taken >= _STRETCH or self._clock_us() - now.since_us >= _STRETCH_US):
             self._begin()
         return found
@@ -143,9 +155,9 @@ class Guard:
         now, limits = self._now, self._limits
         if now.failed >= _MIN_FAILURES and _least(now.failed, now.taken) > limits.max_error_rate:
             return Tripped("error rate", now.failed / now.taken, limits.max_error_rate, now.taken)
-        if now.taken >= limits.min_scored and _least(now.slow, now.taken) > _SLOW_SHARE:
+        if now.taken >= limits.min_scored and _least(now.slow, now.timed) > _SLOW_SHARE:
             slower = f"the share slower than {limits.max_p99_ms:g} ms"
-            return Tripped("p99", now.slow / now.taken, _SLOW_SHARE, now.taken, slower)
+            return Tripped("p99", now.slow / now.timed, _SLOW_SHARE, now.taken, slower)
         if now.both < limits.min_scored:
             return None
         # The champion's rate with one decline more: where it has declined none, its rate is small and not zero.

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
@@ -16,6 +16,7 @@ from bento.metrics import Metrics
 from bento.patient_journal import LineLostError, PatientJournal, in_memory
 from bento.problem import problem
 from bento.seen import DECISION, Entry, Seen, content_digest, derived_kind
+from bento.tracing import Trace, within
 from feature_repo.journal import Location, derived_of_event
 from feature_repo.windows.event_values import NOTHING, Taken, Values
 from feature_repo.windows.live_recorder import LiveRecorder
@@ -33,6 +34,7 @@ __all__ = [
     "STORE_FAILURES",
     "Recorded",
     "Recording",
+    "Scored",
 ]
 
 STORE_FAILURES = (redis.RedisError, OSError)
@@ -60,6 +62,14 @@ class Recorded:
 
     known_us: int
     repeated: bool
+
+
+class Scored(NamedTuple):
+    """A scored transaction to be recorded: with the digest of its content, and the trace of its request."""
+
+    event: Mapping[str, Any]
+    digest: str
+    trace: Trace | None = None
 
 
 class Recording:
@@ -139,55 +149,56 @@ class Recording:
         self._metrics.recorded.labels(table).inc()
         return Recorded(written.known_us, repeated=False)
 
-    def record_scored(self, scored: Sequence[tuple[Mapping[str, Any], str]]) -> list[int]:
+    def record_scored(self, scored: Sequence[Scored]) -> list[int]:
         """Record scored transactions, now or as soon as the store answers again; returns their known times.
 
         An event that waits is known as of now, and in the state before any read.
-
-        Args:
-            scored: each, with the digest of its content.
         """
-        events = [event for event, _ in scored]
+        events = [each.event for each in scored]
         try:
             with self.store():
                 found = self._write("transactions", events)
         except STORE_FAILURES as error:
             found = [error] * len(events)
-        written = [self._in_history(event, each) for event, each in zip(events, found, strict=True)]
+        written = [self._in_history(*each) for each in zip(scored, found, strict=True)]
         self._metrics.recorded.labels("transactions").inc(len(written))
         self._journal_scored(scored, written)
         return [each.known_us for each in written]
 
-    def _in_history(self, event: Mapping[str, Any], written: Written | Exception) -> Written:
+    def _in_history(self, scored: Scored, written: Written | Exception) -> Written:
         """What history gets of a scored transaction, whatever became of it in the state."""
-        if isinstance(written, Exception):
-            error, written = written, Written(self._known_us(event), {})
+        if not isinstance(written, Exception):
+            return written
+        event, error = scored.event, written
+        written = Written(self._known_us(event), {})
+        with within(scored.trace):
             if isinstance(error, STORE_FAILURES):
                 self._keep(_known(event, written.known_us), error)
             else:
-                # Decided it is; the audit will say what was missing in the state.
-                self._metrics.errors.labels("record").inc()
-                _log.error(
-                    "no view can take an event",
-                    exc_info=error,
-                    extra={"transaction_id": event["transaction_id"], "error": repr(error)},
-                )
+                self._unfit(event, error)
         return written
 
-    def _journal_scored(
-        self, scored: Sequence[tuple[Mapping[str, Any], str]], written: Sequence[Written]
-    ) -> None:
+    def _unfit(self, event: Mapping[str, Any], error: Exception) -> None:
+        """No view can take an event. Decided it is, and in history; the audit will say what was missing in the state."""
+        self._metrics.errors.labels("record").inc()
+        _log.error(
+            "no view can take an event",
+            exc_info=error,
+            extra={"transaction_id": event["transaction_id"], "error": repr(error)},
+        )
+
+    def _journal_scored(self, scored: Sequence[Scored], written: Sequence[Written]) -> None:
         """A line that is lost is counted there; the decision's line says so, and the payment is decided all the same."""
         places = self.journal.events(
             [
                 self.journal.event_record("transactions", _known(event, each.known_us), each.values)
-                for (event, _), each in zip(scored, written, strict=True)
+                for (event, *_), each in zip(scored, written, strict=True)
             ]
         )
         kind = derived_kind("transactions")
         self._index(
             (event["transaction_id"], kind, digest, place if each.values else None)
-            for (event, digest), each, place in zip(scored, written, places, strict=True)
+            for (event, digest, _), each, place in zip(scored, written, places, strict=True)
         )
 
     def keep_decisions(self, decided: Sequence[tuple[dict[str, Any], str]]) -> None:
@@ -258,12 +269,14 @@ class Recording:
         if not self._backlog:
             return True
         waiting = list(islice(self._backlog, _DRAINED_AT_ONCE))
-        written = self._recorder.write("transactions", waiting)
+        written = self._recorder.write_each("transactions", waiting)
         for _ in waiting:
             self._backlog.popleft()
         self._metrics.backlog.set(len(self._backlog))
         for event, each in zip(waiting, written, strict=True):
-            if each.values:
+            if isinstance(each, Exception):
+                self._unfit(event, each)
+            elif each.values:
                 # Its line was written without them.
                 with suppress(LineLostError):
                     self._journal("transactions", event, content_digest(event), each)

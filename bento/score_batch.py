@@ -31,8 +31,12 @@ class ScoreBatch:
 
     The answer is a JSON list: for each transaction, in order, what ``/v1/score`` would answer, or the problem document that it
     would refuse it with. Some are decided at a time and sent at once, and other requests are served in between: a batch neither
-    holds them up nor runs into the server's timeout. Sent again, it gets the first answers again.
+    holds them up nor runs into the server's timeout; nor do many batches, which take turns. Sent again, it gets the first answers
+    again.
     """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         serving: Serving = scope["app"].state.serving
@@ -47,10 +51,18 @@ class ScoreBatch:
         headers = [(b"content-type", JSON.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         before = b"["
-        async for answer in _answers(serving, scope["path"], given):
+        async for answer in self._answers(serving, scope["path"], given):
             await send({"type": "http.response.body", "body": before + answer, "more_body": True})
             before = b","
         await send({"type": "http.response.body", "body": b"]"})
+
+    async def _answers(self, serving: "Serving", path: str, given: list[Any]) -> AsyncIterator[bytes]:
+        for at in range(0, len(given), MOST_TOGETHER):
+            asked = [_answer(serving, path, element) for element in given[at : at + MOST_TOGETHER]]
+            async with self._turn:
+                found = await asyncio.gather(*asked)
+            for answered in found:
+                yield answered
 
 
 def elements(given: Any) -> list[Any]:
@@ -73,13 +85,6 @@ def elements(given: Any) -> list[Any]:
     if not 0 < len(given) <= MAX_BATCH:
         raise problem("invalid-value", FIELD, f"there are {len(given)}; send 1 to {MAX_BATCH}")
     return given
-
-
-async def _answers(serving: "Serving", path: str, given: list[Any]) -> AsyncIterator[bytes]:
-    for at in range(0, len(given), MOST_TOGETHER):
-        asked = [_answer(serving, path, element) for element in given[at : at + MOST_TOGETHER]]
-        for answered in await asyncio.gather(*asked):
-            yield answered
 
 
 async def _answer(serving: "Serving", path: str, element: Any) -> bytes:

@@ -11,7 +11,7 @@ from bento.case import Case, Reply, answer
 from bento.champion import Champion, Champions
 from bento.metrics import STAGES, Metrics
 from bento.reasons import codes_of, explain, explain_rules
-from bento.recording import STORE_FAILURES, Recording
+from bento.recording import STORE_FAILURES, Recording, Scored
 from bento.request import Transaction
 from bento.rollout import Rollouts
 from bento.seen import Entry, content_digest
@@ -92,10 +92,11 @@ class Scorer:
         ends.append(time.perf_counter_ns())
         if arrangement is not None:
             arrangement.score_together([case.turn for case in new if case.turn is not None])
-        self._each(new, self._settle)
+        # They share one time: a stall is one for the guard rails, however many it holds up.
+        self._each(new, lambda case: self._settle(case, case.started_ns if case is new[0] else None))
         ends.append(time.perf_counter_ns())
         new = _undecided(new)
-        times = self._recording.record_scored([(case.event(), case.digest) for case in new])
+        times = self._recording.record_scored([Scored(case.event(), case.digest, case.trace) for case in new])
         for case, known_us in zip(new, times, strict=True):
             case.known_us = known_us
         ends.append(time.perf_counter_ns())
@@ -160,21 +161,33 @@ class Scorer:
             found = plan.read([case.transaction.entity_row() for case in cases], reading)
         except STORE_FAILURES:
             raise
+        except StateLostError as error:  # it concerns them all
+            if plan is champion.plan:
+                raise
+            self._without_challenger(cases, error)
+            self._read_by(champion.plan, champion, cases, reading)
+            return
         except Exception as error:  # it may concern any of them
             if len(cases) > 1:
                 for case in cases:
                     self._read_by(plan, champion, [case], reading)
-            elif plan is champion.plan or cases[0].turn is None:
+            elif plan is champion.plan:
                 self._unread(cases, error)
             else:
-                # It may concern the challenger alone.
-                cases[0].turn.unread(error)
+                self._without_challenger(cases, error)
                 self._read_by(champion.plan, champion, cases, reading)
             return
         for place, case in enumerate(cases):
             read = found.of(place) if case.turn is None else case.turn.read(found, place)
             state_seen = {view: int(count[0]) for view, count in read.state_seen.items()}
             case.seen = Seen(read.values, int(read.known_as_of_us[0]), state_seen)
+
+    def _without_challenger(self, cases: Sequence[Case], error: Exception) -> None:
+        """The plan of both models has failed, which may concern the challenger alone."""
+        for case in cases:
+            if case.turn is not None:
+                with within(case.trace):
+                    case.turn.unread(error)
 
     def _unread(self, cases: Sequence[Case], error: Exception) -> None:
         """Features could not be read."""
@@ -208,12 +221,12 @@ class Scorer:
                 self._failed("model", have[0], error)
                 have[0].seen.degraded = "model-failed"
 
-    def _settle(self, case: Case) -> None:
+    def _settle(self, case: Case, started_ns: int | None) -> None:
         """Decide, and let what is rolled out have its part."""
         case.decision = self._decided(case)
         if case.turn is not None:
             acted = case.turn.settle(
-                case.model, case.seen, case.score, case.decision, case.transaction, case.started_ns
+                case.model, case.seen, case.score, case.decision, case.transaction, started_ns
             )
             case.model, case.seen, case.score, case.decision = (
                 acted.model, acted.seen, acted.score, acted.decision,

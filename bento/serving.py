@@ -12,6 +12,7 @@ from typing import Any
 from bento.case import Reply
 from bento.catching_up import CatchingUp
 from bento.champion import MODEL_NAME, Champion, Champions
+from bento.deadline import Deadline
 from bento.explanations import Explanations
 from bento.following import Following
 from bento.health import Health
@@ -217,10 +218,14 @@ class Serving:
         """``POST /v1/score``: decide on a transaction, record it, journal what was seen."""
         return self._scorer.score(self._transaction_in(body), started_ns)
 
-    async def scored(self, given: Any, started_ns: int) -> Reply:
-        """As ``answer("score", ...)``, decided together with others that are waiting then."""
+    async def scored(self, given: Any, started_ns: int, deadline: Deadline | None = None) -> Reply:
+        """As ``answer("score", ...)``, decided together with others that are waiting then.
+
+        Args:
+            deadline: until when its turn must have come.
+        """
         with self._refusing("score", given):
-            return await self._together.decided(self._transaction_in(given), started_ns)
+            return await self._together.decided(self._transaction_in(given), started_ns, deadline)
 
     def _transaction_in(self, given: Any) -> Transaction:
         """The transaction of a body for ``score``, or of a decoded element of ``score/batch``."""

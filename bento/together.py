@@ -9,8 +9,10 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
+from typing import NamedTuple
 
 from bento.case import Case, Key, Reply
+from bento.deadline import Deadline
 from bento.request import Transaction
 from bento.score_batch import MOST_TOGETHER
 from bento.tracing import current_trace
@@ -18,7 +20,11 @@ from bento.tracing import current_trace
 __all__ = ["Together"]
 
 
-_Waiting = tuple[Case, asyncio.Future[Reply]]
+class _Waiting(NamedTuple):
+    case: Case
+    future: asyncio.Future[Reply]
+    keys: set[Key]
+    deadline: Deadline | None
 
 
 class Together:
@@ -36,20 +42,24 @@ class Together:
         # Of no request: what is logged of one must not have the trace of another.
         self._context = Context()
 
-    async def decided(self, transaction: Transaction, started_ns: int) -> Reply:
+    async def decided(
+        self, transaction: Transaction, started_ns: int, deadline: Deadline | None = None
+    ) -> Reply:
         """The answer to a transaction, when its turn has come; the wait is not its own time.
 
         Args:
             started_ns: when it arrived, by ``time.perf_counter_ns``.
+            deadline: until when its turn must have come.
 
         Raises:
+            Problem: that has passed; nothing was done.
             Whatever ``decide`` gives it as its error, or raises itself.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Reply] = loop.create_future()
         # For now, how long it was worked on: it has not waited yet.
         case = Case(transaction, started_ns - time.perf_counter_ns(), current_trace())
-        self._waiting.append((case, future))
+        self._waiting.append(_Waiting(case, future, case.keys, deadline))
         if len(self._waiting) == 1:
             self._soon()
         return await future
@@ -64,20 +74,19 @@ class Together:
             # They are arriving; as long as they do, whoever goes now would leave the next one behind.
             self._soon()
             return
+        self._waiting = [each for each in self._waiting if not _is_late(each)]
+        if not self._waiting:
+            return
         group = self._next()
         now = time.perf_counter_ns()
-        for case, _ in group:
-            case.started_ns += now
+        for each in group:
+            each.case.started_ns += now
         fault: BaseException = RuntimeError("it was not decided")
         try:
-            self._decide([case for case, _ in group])
-        except (
-            BaseException
-        ) as error:  # whatever it is, a library's panic included, it concerns them all, and nobody else
+            self._decide([each.case for each in group])
+        except BaseException as error:  # a library's panic included: it concerns them all, and nobody else
             fault = error
-        for case, future in group:
-            if future.done():  # whoever asked has gone
-                continue
+        for case, future, *_ in group:
             if case.reply is not None:
                 future.set_result(case.reply)
             else:
@@ -90,22 +99,31 @@ class Together:
 
     def _next(self) -> list[_Waiting]:
         """Those to be decided now; they wait no more."""
-        first = self._waiting[0][0]
-        if first.historic:
+        if self._waiting[0].case.historic:
             # What was known then is a matter of each one's own time.
             return [self._waiting.pop(0)]
         group: list[_Waiting] = []
         others: list[_Waiting] = []
         taken: set[Key] = set()
-        for each in self._waiting:
-            keys = each[0].keys
-            if len(group) < MOST_TOGETHER and not each[0].historic and keys.isdisjoint(taken):
-                group.append(each)
-            else:
-                others.append(each)
-            taken |= keys
+        for place, each in enumerate(self._waiting):
+            if len(group) == MOST_TOGETHER:
+                others += self._waiting[place:]
+                break
+            alone = each.case.historic or not each.keys.isdisjoint(taken)
+            (others if alone else group).append(each)
+            taken |= each.keys
         self._waiting = others
         return group
+
+
+def _is_late(waiting: _Waiting) -> bool:
+    """Whether nobody waits for it any more, or it has waited too long, which is then said."""
+    if waiting.future.done():
+        return True
+    late = None if waiting.deadline is None else waiting.deadline.passed()
+    if late is not None:
+        waiting.future.set_exception(late)
+    return late is not None
 
 
 def _told(error: BaseException) -> Exception:

@@ -156,17 +156,20 @@ class Turn:
         score: float | None,
         decision: str,
         transaction: Transaction,
-        started_ns: int,
+        started_ns: int | None,
     ) -> Acted:
         """Let the challenger score, see who decides, and draw for an exploration.
 
         Args:
             champion: with what it has seen, its score and its decision.
-            started_ns: when the request arrived, by ``time.perf_counter_ns``.
+            started_ns: when the request arrived, by ``time.perf_counter_ns``; None: its time is that of another that is settled.
         """
         acted = Acted(champion, seen, score, decision, {})
         trial = self._trial
         if trial is not None:
+            if trial.guard.tripped is not None:
+                # By one that was decided together with this one.
+                self._arm = "champion"
             rollout = self._rollout
             acted.journal["rollout"] = {
                 "id": rollout.id,
@@ -179,7 +182,8 @@ class Turn:
             if self._takes_part and asked:
                 try:
                     self._beside(trial, acted, transaction)
-                    self._judge(trial, acted, time.perf_counter_ns() - started_ns)
+                    elapsed_ns = None if started_ns is None else time.perf_counter_ns() - started_ns
+                    self._judge(trial, acted, elapsed_ns)
                 except Exception as error:  # the last stand: what is tried must never cost a decision
                     _say(trial, "trial", error)
         if acted.decision == "decline" and self._rollout.explore:
@@ -211,7 +215,7 @@ class Turn:
         else:
             acted.journal["beside"] = _beside(trial, 1, seen, score, decision)
 
-    def _judge(self, trial: Trial, acted: Acted, elapsed_ns: int) -> None:
+    def _judge(self, trial: Trial, acted: Acted, elapsed_ns: int | None) -> None:
         beside = acted.journal["beside"]
         own = None if acted.score is None else (acted.score, acted.decision)
         other = None if beside["score"] is None else (beside["score"], beside["decision"])

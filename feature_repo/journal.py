@@ -17,7 +17,7 @@ Derived columns
     that come later, such as its chargeback, take it over from here. Without such columns there is no ``derived``.
 
 Values
-    Floats are written by Python's ``repr`` and read back to the same bits; NaN (a null) is ``null``;
+    Floats are written as the shortest text that reads back to the same bits; NaN (a null) is ``null``;
     timestamps are integer microseconds since 1970 UTC, in columns that end in ``_us``; decimals are
     strings.
 

@@ -46,6 +46,17 @@ def test_a_challenger_that_does_well_goes_on():
     assert counts["score_psi"] < 0.05
 
 
+def test_a_stall_of_many_that_share_their_time_is_one():
+    slow = 10**12
+    fine = [(*each[:2], FAST) for each in alike(3_000)]
+    shared = [((0.1, "approve"), (0.1, "approve"), slow if i == 0 else None) for i in range(32)]
+    assert run(Guard(Guards(), Clock()), [*fine[:500], *shared, *fine[500:]])[0] is None
+    alone = [((0.1, "approve"), (0.1, "approve"), slow)] * 32
+    guard = Guard(Guards(), Clock())
+    found, _ = run(guard, [*fine[:500], *alone, *fine[500:]])
+    assert (found.guard, guard.tripped) == ("p99", found)
+
+
 def test_a_challenger_that_always_fails_ends_after_five():
     found, after = run(Guard(Guards(), Clock()), [((0.1, "approve"), None, FAST)] * 100)
     assert (found.guard, after) == ("error rate", 5)

@@ -33,7 +33,7 @@ class Answers:
         parse_transaction(body, 0)
         raise Problem("conflict", verb)
 
-    async def scored(self, body, started_ns):
+    async def scored(self, body, started_ns, deadline=None):
         return self.answer("score", body, started_ns)
 
     def decision(self, transaction_id):

@@ -5,10 +5,12 @@ import json
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import pytest
 
 from bento.app import create_app
-from bento.case import Reply
+from bento.case import Case, Reply
+from bento.deadline import Deadline
 from bento.patient_journal import IN_MEMORY
 from bento.request import parse_transaction
 from bento.score_batch import MOST_TOGETHER
@@ -18,8 +20,10 @@ from feature_repo.journal import now_us, read_decisions
 from pipelines.parity import parity
 from tests import deployments
 from tests.asgi import Client
+from tests.clocks import Clock
 from tests.deployments import LOADED_UNTIL, body_of, events, opened, with_bundle
 from tests.faults import full_disk
+from tests.homes import client_of
 from training.bundle import Bundle
 
 TRANSACTIONS, CHARGEBACKS = events(seed=7, count=600)
@@ -205,6 +209,124 @@ def test_a_fault_that_concerns_all_is_told_to_each_and_the_next_are_decided(faul
     assert first.body == last.body == b"decided"
     assert ["broken" in str(each) for each in others] == [True, True]
     assert groups == [3, 1]
+
+
+def transactions(count, terminal=None):
+    bodies = [json.dumps(live(f"y{i}", terminal or f"yt{i}")).encode() for i in range(count)]
+    return [parse_transaction(body, now_us()) for body in bodies]
+
+
+def deciding(decided, meanwhile=lambda: None):
+    def decide(cases):
+        meanwhile()
+        for case in cases:
+            decided.append(case.transaction.customer_id)
+            case.reply = Reply(b"")
+
+    return decide
+
+
+def test_who_waited_too_long_for_others_is_refused_and_not_decided():
+    decided, clock = [], Clock()
+
+    def takes_long():
+        clock.now += 1
+
+    async def asking():
+        waiting = Together(deciding(decided, takes_long))
+        asked = [waiting.decided(each, 0, Deadline(clock(), 1.5, clock)) for each in transactions(4, "one")]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    answers = asyncio.run(asking())
+    assert decided == ["y0", "y1"]
+    assert [getattr(each, "kind", None) for each in answers] == [
+        None,
+        None,
+        "deadline-passed",
+        "deadline-passed",
+    ]
+
+
+def test_who_has_gone_is_not_decided():
+    decided = []
+
+    async def asking():
+        waiting = Together(deciding(decided))
+        first, second = (asyncio.create_task(waiting.decided(each, 0)) for each in transactions(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first, second])
+        assert first.cancelled()
+
+    asyncio.run(asking())
+    assert decided == ["y1"]
+
+
+def test_batches_take_turns_so_that_none_else_waits_for_all_of_them(serving):
+    app, batches, together = create_app(), 3, serving._together.decided
+    app.state.serving = serving
+    waiting, most = [0], [0]
+
+    async def counted(*asked):
+        waiting[0] += 1
+        most[0] = max(most[0], waiting[0])
+        try:
+            return await together(*asked)
+        finally:
+            waiting[0] -= 1
+
+    serving._together.decided = counted
+
+    async def asking():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            bodies = [[live(f"w{i}-{n}", f"wt{i}-{n}") for n in range(40)] for i in range(batches)]
+            answers = await asyncio.gather(*(client.post("/v1/score/batch", json=body) for body in bodies))
+            return [len(answer.json()) for answer in answers]
+
+    assert asyncio.run(asking()) == [40] * batches
+    assert most == [MOST_TOGETHER]
+
+
+def test_a_lost_state_is_told_to_all_that_were_read_together(serving, reads, home):
+    plan = serving.champions.current.plan
+    with client_of(home) as client:
+        client.delete(*plan.marks)
+    answers = together(serving, [live(f"z{i}", f"zt{i}") for i in range(3)])
+    assert [answer["degraded"] for answer in answers] == ["state-lost"] * 3
+    assert reads == [3]
+    plan.watch()
+
+
+def test_an_event_that_waits_is_logged_under_the_trace_of_its_own_request(serving, monkeypatch, caplog):
+    def away(*_):
+        raise ConnectionError("away")
+
+    told = []
+    monkeypatch.setattr(serving.recording._recorder, "write_each", away)
+    monkeypatch.setattr(serving.recording, "_keep", lambda *_: told.append(current_trace()))
+    trace = Trace("a" * 32, "b" * 16)
+    serving._scorer.decide(
+        [Case(each, 0, own) for each, own in zip(transactions(2), (trace, None), strict=True)]
+    )
+    assert told == [trace, None]
+    serving.recording._ask_again_at = 0.0
+
+
+def test_what_waited_and_no_view_can_take_does_not_keep_the_others_waiting(serving, monkeypatch, caplog):
+    def away(*_):
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(serving.recording._recorder, "write_each", away)
+        together(serving, [live(f"v{i}", f"vt{i}") for i in range(2)])
+    serving.recording._backlog[0]["event_timestamp"] = datetime(2025, 1, 1)
+    serving.recording._ask_again_at = 0.0
+    assert serving.recording.caught_up()
+    assert serving.recording.idle
+    assert "no view can take an event" in caplog.text
+    (after,) = together(serving, [live("v1", "vt-other")])
+    assert line_of(serving.recording.journal.folder.parent, after)["features"][COUNT] == 1
 
 
 def test_elements_of_a_batch_are_decided_together(serving, reads, home):

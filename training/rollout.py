@@ -38,7 +38,7 @@ class Guards:
 
     Attributes:
         max_error_rate: share of transactions on which the challenger may fail.
-        max_p99_ms: of transactions in which the challenger takes part, from their arrival to their decision.
+        max_p99_ms: of transactions in which the challenger takes part, for as long as they are worked on.
         max_score_psi: drift of the challenger's scores, beyond what chance and the champion's own drift explain.
         max_decline_ratio: declines of the challenger for each of the champion's on the same transactions.
         min_scored: before so many transactions nothing is judged but failures.
