@@ -1,7 +1,8 @@
 """FRAUD_HOME for the length of a test or a module, and the Valkey server in it."""
 
+import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -41,9 +42,11 @@ def client_of(home):
 
 def with_mlflow(home):
     """Lay an empty MLflow database in a home that has none: to make its tables takes seconds, so that is done once."""
-    path = home / "mlflow.db"
-    if not path.exists():
-        path.write_bytes(_empty_mlflow())
+    made = home / f"mlflow.db-{os.getpid()}"
+    made.write_bytes(_empty_mlflow())
+    with suppress(FileExistsError):  # a service that runs there may have made its own
+        os.link(made, home / "mlflow.db")
+    made.unlink()
 
 
 @cache
