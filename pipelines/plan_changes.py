@@ -7,7 +7,7 @@ from typing import Literal
 from feast import Entity, FeatureStore, FeatureView
 from feast.on_demand_feature_view import OnDemandFeatureView
 
-from feature_repo.windows.digest import feature_digest
+from feature_repo.windows.digest import Digests
 from feature_repo.windows.recorder import windowed_specs
 from feature_repo.windows.spec import ViewSpec
 from feature_repo.windows.transform import DIGEST_TAG
@@ -86,14 +86,14 @@ def meanings(store: FeatureStore) -> Meanings:
     every = store.registry.list_all_feature_views(store.project)
     views = {view.name: view for view in every if isinstance(view, FeatureView | OnDemandFeatureView)}
     entities: dict[str, Entity] = {entity.name: entity for entity in store.list_entities()}
-    features = {}
+    features, digests = {}, Digests(store)
     for name, view in views.items():
         formula = view.tags.get(DIGEST_TAG, "")
         # Feast lists a registered view's keys among its features.
         keys = {column.name for column in getattr(view, "entity_columns", ())}
         names = [field.name for field in view.features if field.name not in keys]
         for row in view_rows(views, entities, name, names):
-            features[name, row.feature] = Meaning(row, feature_digest(store, view, row.feature), formula)
+            features[name, row.feature] = Meaning(row, digests.feature(view, row.feature), formula)
     services = {
         service.name: tuple(
             (projection.name, field.name)
