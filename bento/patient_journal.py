@@ -89,7 +89,7 @@ class PatientJournal(Journal):
         """
         with self._lock:
             written = self._written("decisions", [record])
-            if written is not None:
+            if written:
                 return written[0]
             own: dict[str, Any] = record if isinstance(record, dict) else dict(record)
             degraded = own.get("degraded")
@@ -115,11 +115,8 @@ class PatientJournal(Journal):
         append: Callable[[Mapping[str, Any]], Location],
     ) -> list[Location | None]:
         with self._lock:
-            written: Sequence[Location] | None = self._written(kind, records)
-            if written is not None:
-                return list(written)
-            found: list[Location | None] = []
-            for record in records:
+            found: list[Location | None] = [*self._written(kind, records)]
+            for record in records[len(found) :]:
                 try:
                     found.append(append(record))
                 except LineLostError:
@@ -186,17 +183,19 @@ class PatientJournal(Journal):
 
     def _append(self, kind: str, records: Sequence[Mapping[str, Any]]) -> list[Location]:
         with self._lock:
-            return self._written(kind, records) or [self._keep(kind, self.line(record)) for record in records]
+            places = self._written(kind, records)
+            waiting = records[len(places) :]
+            return [*places, *(self._keep(kind, self.line(record)) for record in waiting)]
 
-    def _written(self, kind: str, records: Sequence[Mapping[str, Any]]) -> list[Location] | None:
-        """Where the lines stand in their file; None if the disk did not take them, or lines before them wait."""
+    def _written(self, kind: str, records: Sequence[Mapping[str, Any]]) -> list[Location]:
+        """Where those lines stand in their file that the disk took; none where others wait before them."""
         if not self.settle():
-            return None
+            return []
         try:
             places = super()._append(kind, records)
         except OSError as error:
             self._failed(error)
-            return None
+            return []
         self._full = False
         return places
 

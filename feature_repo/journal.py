@@ -150,7 +150,11 @@ class Journal:
             self._files.popitem()[1].close()
 
     def _append(self, kind: str, records: Sequence[Mapping[str, Any]]) -> list[Location]:
-        """Append all, with one ``write()``, or none."""
+        """Append with one ``write()``; returns where those stand that the disk took, the first so many, one at least.
+
+        Raises:
+            OSError: it took none.
+        """
         return self._file(kind).append([self.line(record) for record in records])
 
     def _file(self, kind: str) -> "_AppendOnly":
@@ -192,13 +196,17 @@ class _AppendOnly:
         except OSError as error:
             why = f"cannot append to the journal: {error.strerror}"
             raise OSError(error.errno, why, str(self.path)) from error
-        if written != len(whole):
-            os.ftruncate(self._fd, self._size)
-            raise OSError(f"{self.path}: only {written} of {len(whole)} bytes written: is the disk full?")
-        places = []
+        places, end = [], self._size + written
         for line in lines:
+            if self._size + len(line) > end:
+                break
             places.append(Location(self.path.name, self._size, len(line)))
             self._size += len(line)
+        if written != len(whole):
+            # Whole lines stay: whoever loads the journal may have seen them already.
+            os.ftruncate(self._fd, self._size)
+        if not places:
+            raise OSError(f"{self.path}: only {written} of {len(whole)} bytes written: is the disk full?")
         return places
 
     def close(self) -> None:
