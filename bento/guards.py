@@ -108,17 +108,25 @@ class Guard:
         self._edges = edges
         self._slow_ns = limits.max_p99_ms * 1e6
         self.tripped: Tripped | None = None
+        self._group: int | None = None
         self._begin()
 
-    def observe(self, champion: Verdict | None, challenger: Verdict | None, elapsed_ns: int | None) -> None:
+    def observe(
+        self,
+        champion: Verdict | None,
+        challenger: Verdict | None,
+        elapsed_ns: int,
+        group: int | None = None,
+    ) -> None:
         """Count a transaction; a model that failed has None, and both have if it is not the models that failed.
 
         Args:
-            elapsed_ns: None of one that was decided together with another that is counted: they share one time.
+            group: names those that were decided together: they share one time, and a stall of theirs is one. None: it was alone.
         """
         now = self._now
         now.taken += 1
-        if elapsed_ns is not None:
+        if group is None or group != self._group:
+            self._group = group
             now.timed += 1
             now.slow += elapsed_ns > self._slow_ns
         if challenger is None:

@@ -92,8 +92,7 @@ class Scorer:
         ends.append(time.perf_counter_ns())
         if arrangement is not None:
             arrangement.score_together([case.turn for case in new if case.turn is not None])
-        # They share one time: a stall is one for the guard rails, however many it holds up.
-        self._each(new, lambda case: self._settle(case, case.started_ns if case is new[0] else None))
+        self._each(new, lambda case: self._settle(case, ends[0]))
         ends.append(time.perf_counter_ns())
         new = _undecided(new)
         times = self._recording.record_scored([Scored(case.event(), case.digest, case.trace) for case in new])
@@ -221,12 +220,12 @@ class Scorer:
                 self._failed("model", have[0], error)
                 have[0].seen.degraded = "model-failed"
 
-    def _settle(self, case: Case, started_ns: int | None) -> None:
+    def _settle(self, case: Case, group: int) -> None:
         """Decide, and let what is rolled out have its part."""
         case.decision = self._decided(case)
         if case.turn is not None:
             acted = case.turn.settle(
-                case.model, case.seen, case.score, case.decision, case.transaction, started_ns
+                case.model, case.seen, case.score, case.decision, case.transaction, case.started_ns, group
             )
             case.model, case.seen, case.score, case.decision = (
                 acted.model, acted.seen, acted.score, acted.decision,

@@ -156,13 +156,14 @@ class Turn:
         score: float | None,
         decision: str,
         transaction: Transaction,
-        started_ns: int | None,
+        started_ns: int,
+        group: int | None = None,
     ) -> Acted:
         """Let the challenger score, see who decides, and draw for an exploration.
 
         Args:
             champion: with what it has seen, its score and its decision.
-            started_ns: when the request arrived, by ``time.perf_counter_ns``; None: its time is that of another that is settled.
+            started_ns: when the request arrived, by ``time.perf_counter_ns``. group: as of ``Guard.observe``.
         """
         acted = Acted(champion, seen, score, decision, {})
         trial = self._trial
@@ -182,8 +183,7 @@ class Turn:
             if self._takes_part and asked:
                 try:
                     self._beside(trial, acted, transaction)
-                    elapsed_ns = None if started_ns is None else time.perf_counter_ns() - started_ns
-                    self._judge(trial, acted, elapsed_ns)
+                    self._judge(trial, acted, time.perf_counter_ns() - started_ns, group)
                 except Exception as error:  # the last stand: what is tried must never cost a decision
                     _say(trial, "trial", error)
         if acted.decision == "decline" and self._rollout.explore:
@@ -215,13 +215,13 @@ class Turn:
         else:
             acted.journal["beside"] = _beside(trial, 1, seen, score, decision)
 
-    def _judge(self, trial: Trial, acted: Acted, elapsed_ns: int | None) -> None:
+    def _judge(self, trial: Trial, acted: Acted, elapsed_ns: int, group: int | None) -> None:
         beside = acted.journal["beside"]
         own = None if acted.score is None else (acted.score, acted.decision)
         other = None if beside["score"] is None else (beside["score"], beside["decision"])
         if beside["role"] == "champion":
             own, other = other, own
-        trial.guard.observe(own, other, elapsed_ns)
+        trial.guard.observe(own, other, elapsed_ns, group)
         tripped = trial.guard.check()
         if tripped is not None:
             trial.on_trip(tripped)

@@ -49,7 +49,7 @@ def test_a_challenger_that_does_well_goes_on():
 def test_a_stall_of_many_that_share_their_time_is_one():
     slow = 10**12
     fine = [(*each[:2], FAST) for each in alike(3_000)]
-    shared = [((0.1, "approve"), (0.1, "approve"), slow if i == 0 else None) for i in range(32)]
+    shared = [((0.1, "approve"), (0.1, "approve"), slow, 7)] * 32
     assert run(Guard(Guards(), Clock()), [*fine[:500], *shared, *fine[500:]])[0] is None
     alone = [((0.1, "approve"), (0.1, "approve"), slow)] * 32
     guard = Guard(Guards(), Clock())

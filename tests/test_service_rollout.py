@@ -208,6 +208,20 @@ def test_those_decided_together_are_scored_by_both_models_with_one_call_each(
             assert case.record["beside"]["score"] == alone[0]
 
 
+def test_a_group_is_timed_once_whichever_of_it_the_challenger_decides(deployment, shelf):
+    shelf.put("canary", "2", share=0.5)
+    with service(shelf) as serving:
+        rollout = serving.rollouts.current.rollout
+        names = sorted((f"k{i}" for i in range(20)), key=rollout.decides)
+        taking = sum(map(rollout.decides, names))
+        assert 0 < taking < 20
+        for times in (1, 2):
+            requests = (fresh(LATER[0], customer_id=name, terminal_id=f"{name}-{times}") for name in names)
+            serving._scorer.decide([Case(serving._transaction_in(each), times) for each in requests])
+            guards = serving.model()["rollout"]["guards"]
+            assert (guards["taken"], guards["timed"]) == (taking * times, times)
+
+
 @pytest.mark.parametrize("mode", ["canary", "ab"])
 def test_customers_are_shared_between_the_models_by_a_sticky_hash(deployment, shelf, mode):
     shelf.put(mode, "3", share=0.3)

@@ -151,10 +151,10 @@ def test_a_failure_inside_is_told_of_its_element_alone(client, serving, monkeypa
     settle = serving._scorer._settle
     wanted = fresh()
 
-    def fail(case, started_ns):
+    def fail(case, group):
         if case.transaction.transaction_id == wanted["transaction_id"]:
             raise RuntimeError("the secret")
-        settle(case, started_ns)
+        settle(case, group)
 
     monkeypatch.setattr(serving._scorer, "_settle", fail)
     answers = client.post("/v1/score/batch", json=[fresh(), wanted, fresh()])

@@ -425,14 +425,17 @@ class _Refusing:
     def __getattr__(self, name):
         return getattr(self.recorder, name)
 
-    def write(self, source, events, taken=()):
-        raise ValueError("a value that no window can hold")
+    def write_each(self, source, events, taken=()):
+        return [ValueError("a value that no window can hold") for _ in events]
 
 
-def test_an_event_that_no_view_can_take_is_decided_and_reaches_history(serving, deployment, monkeypatch):
+def test_an_event_that_no_view_can_take_is_decided_and_reaches_history(
+    serving, deployment, monkeypatch, caplog
+):
     monkeypatch.setattr(serving.recording, "_recorder", _Refusing(serving.recording._recorder))
     request = fresh()
     assert score(serving, request)["degraded"] is None
+    assert "no view can take an event" in caplog.text
     assert len(events_of(deployment, request["transaction_id"])) == 1
     decision_of(deployment, request["transaction_id"])
 
