@@ -74,6 +74,18 @@ class Case:
         """Whether it comes with its own known time: history that is replayed."""
         return self.transaction.created_timestamp is not None
 
+    def answered(self) -> Reply:
+        """What came of it.
+
+        Raises:
+            Whatever its ``error`` is; RuntimeError: it was not decided.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.reply is None:
+            raise RuntimeError(f"transaction_id {self.transaction.transaction_id!r}: it was not decided")
+        return self.reply
+
     def event(self) -> dict[str, Any]:
         """The decided transaction as it is recorded, with the moment as of which it was scored.
 

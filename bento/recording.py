@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import redis
 
 from bento.metrics import Metrics
-from bento.patient_journal import LineLostError, PatientJournal, in_memory
+from bento.patient_journal import PatientJournal, in_memory
 from bento.problem import problem
 from bento.seen import DECISION, Entry, Seen, content_digest, derived_kind
 from bento.tracing import Trace, within
@@ -70,6 +70,14 @@ class Scored(NamedTuple):
     event: Mapping[str, Any]
     digest: str
     trace: Trace | None = None
+
+
+class _Line(NamedTuple):
+    """An event of the journal: with the digest of its content, and what became of it in the state."""
+
+    event: Mapping[str, Any]
+    digest: str
+    written: Written
 
 
 class Recording:
@@ -134,7 +142,8 @@ class Recording:
             LackingValueError: it takes over more; nothing is recorded.
             RedisError, OSError: the store or the journal's disk does not answer; a retry is safe.
         """
-        self._require_disk(self.journal.settle())
+        if not self.journal.settle():
+            raise self._full_disk()
         key, digest = event["transaction_id"], content_digest(event)
         kinds = (table, DECISION) if table == "transactions" else (table,)
         for entry in _of_content(self.seen.find(key), digest, *kinds).values():
@@ -143,8 +152,9 @@ class Recording:
             (written,) = self._write(table, [event], [taken])
         if isinstance(written, Exception):
             raise written
-        location = self._journal(table, event, digest, written)
-        self._require_disk(not in_memory(location))
+        (location,) = self._journal(table, [_Line(event, digest, written)])
+        if location is None or in_memory(location):
+            raise self._full_disk()
         self.seen.add(key, table, digest, location)
         self._metrics.recorded.labels(table).inc()
         return Recorded(written.known_us, repeated=False)
@@ -162,7 +172,9 @@ class Recording:
             found = [error] * len(events)
         written = [self._in_history(*each) for each in zip(scored, found, strict=True)]
         self._metrics.recorded.labels("transactions").inc(len(written))
-        self._journal_scored(scored, written)
+        lines = [_Line(event, digest, each) for (event, digest, _), each in zip(scored, written, strict=True)]
+        # The decision's line says so of one that is lost, and the payment is decided all the same.
+        self._journal("transactions", lines)
         return [each.known_us for each in written]
 
     def _in_history(self, scored: Scored, written: Written | Exception) -> Written:
@@ -185,20 +197,6 @@ class Recording:
             "no view can take an event",
             exc_info=error,
             extra={"transaction_id": event["transaction_id"], "error": repr(error)},
-        )
-
-    def _journal_scored(self, scored: Sequence[Scored], written: Sequence[Written]) -> None:
-        """A line that is lost is counted there; the decision's line says so, and the payment is decided all the same."""
-        places = self.journal.events(
-            [
-                self.journal.event_record("transactions", _known(event, each.known_us), each.values)
-                for (event, *_), each in zip(scored, written, strict=True)
-            ]
-        )
-        kind = derived_kind("transactions")
-        self._index(
-            (event["transaction_id"], kind, digest, place if each.values else None)
-            for (event, digest, _), each, place in zip(scored, written, places, strict=True)
         )
 
     def keep_decisions(self, decided: Sequence[tuple[dict[str, Any], str]]) -> None:
@@ -273,26 +271,25 @@ class Recording:
         for _ in waiting:
             self._backlog.popleft()
         self._metrics.backlog.set(len(self._backlog))
+        lines = []
         for event, each in zip(waiting, written, strict=True):
             if isinstance(each, Exception):
                 self._unfit(event, each)
             elif each.values:
                 # Its line was written without them.
-                with suppress(LineLostError):
-                    self._journal("transactions", event, content_digest(event), each)
+                lines.append(_Line(event, content_digest(event), each))
+        self._journal("transactions", lines)
         return not self._backlog
 
     def _journal_found(self, found: "deque[Replayed]") -> None:
         """Journal what was computed of events as they were recorded again; their lines were written without it."""
         while found:
             each = found.popleft()
-            digest = content_digest(each.event)
-            with suppress(LineLostError):
-                self._journal(each.table, each.event, digest, Written(each.known_us, each.values))
+            written = Written(each.known_us, each.values)
+            self._journal(each.table, [_Line(each.event, content_digest(each.event), written)])
 
-    def _require_disk(self, takes: bool) -> None:
-        if not takes:
-            raise OSError(f"{self.journal.folder}: the journal's disk takes nothing")
+    def _full_disk(self) -> OSError:
+        return OSError(f"{self.journal.folder}: the journal's disk takes nothing")
 
     def _write(
         self, table: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken] = ()
@@ -307,11 +304,20 @@ class Recording:
                 self._newest_us, self._newest_at = each.known_us, self._monotonic()
         return written
 
-    def _journal(self, table: str, event: Mapping[str, Any], digest: str, written: Written) -> Location:
-        location = self.journal.event(table, _known(event, written.known_us), written.values)
-        if written.values:
-            self.seen.add(event["transaction_id"], derived_kind(table), digest, location)
-        return location
+    def _journal(self, table: str, lines: Sequence[_Line]) -> list[Location | None]:
+        """Write lines; returns where they stand, None of one that is lost, which is counted there."""
+        places = self.journal.events(
+            [
+                self.journal.event_record(table, _known(event, written.known_us), written.values)
+                for event, _, written in lines
+            ]
+        )
+        kind = derived_kind(table)
+        self._index(
+            (event["transaction_id"], kind, digest, place if written.values else None)
+            for (event, digest, written), place in zip(lines, places, strict=True)
+        )
+        return places
 
     def _known_us(self, event: Mapping[str, Any]) -> int:
         """The known time that the event comes with, else now; microseconds."""

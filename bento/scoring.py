@@ -67,9 +67,7 @@ class Scorer:
         """
         case = Case(transaction, started_ns)
         self.decide([case])
-        if case.error is not None:
-            raise case.error
-        return case.reply or Reply(b"")
+        return case.answered()
 
     def decide(self, cases: Sequence[Case]) -> None:
         """Give each case its ``reply`` or its ``error``, as ``score`` would alone, in their order.

@@ -35,11 +35,16 @@ class Client:
         return self.request("POST", path, **what)
 
 
-def client_over(serving):
-    """A client of the service's app over ``serving``."""
+def app_over(serving):
+    """The service's app over ``serving``."""
     app = create_app()
     app.state.serving = serving
-    return Client(app)
+    return app
+
+
+def client_over(serving):
+    """A client of that app."""
+    return Client(app_over(serving))
 
 
 def gate_state(limits, *clocks, tracing=None):

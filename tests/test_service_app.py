@@ -6,12 +6,11 @@ from urllib.parse import quote
 
 import pytest
 
-from bento.app import create_app
 from bento.case import Reply
 from bento.metrics import Metrics
 from bento.problem import KINDS, HistoryNeededError, Problem
 from bento.request import MAX_BODY_BYTES, parse_transaction
-from tests.asgi import JSON, Client, problem_of
+from tests.asgi import JSON, client_over, problem_of
 
 
 class Answers:
@@ -55,9 +54,7 @@ def serving():
 
 @pytest.fixture
 def client(serving):
-    app = create_app()
-    app.state.serving = serving
-    return Client(app)
+    return client_over(serving)
 
 
 async def in_chunks(body, size=1000):

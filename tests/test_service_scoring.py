@@ -1,8 +1,6 @@
 """The service's work within one process: real engine, real Valkey, real journal; only HTTP is left out."""
 
 import json
-import os
-import signal
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -35,10 +33,15 @@ from tests.deployments import (
     body_of,
     events,
     opened,
+    report_of,
+    score,
+    send,
     wait_for,
     with_bundle,
 )
-from tests.faults import full_disk, standing_still
+from tests.exposition import shown
+from tests.faults import full_disk, pid_of, standing_still
+from tests.journals import line_of
 from training.bundle import Bundle
 from training.policy import Policy
 
@@ -65,24 +68,10 @@ def fresh(row=LATER[0], **changes):
     return deployments.fresh(row, **changes)
 
 
-def send(serving, verb, request):
-    return serving.answer(verb, json.dumps(request).encode(), time.perf_counter_ns())
-
-
-def score(serving, request):
-    return json.loads(send(serving, "score", request).body)
-
-
 def problem_of(serving, verb, request):
     with pytest.raises(Problem) as raised:
         send(serving, verb, request)
     return raised.value
-
-
-def decision_of(home, transaction_id):
-    found = [line for line in read_decisions(home / "journal") if line["transaction_id"] == transaction_id]
-    assert len(found) == 1
-    return found[0]
 
 
 def events_of(home, transaction_id):
@@ -92,7 +81,7 @@ def events_of(home, transaction_id):
 def test_a_decision_is_the_model_s_on_the_features_that_the_journal_holds(serving, deployment):
     request = fresh()
     answer = score(serving, request)
-    line = decision_of(deployment, request["transaction_id"])
+    line = line_of(deployment, request["transaction_id"])
     bundle = Bundle.load(deployment / "bundle")
     values = np.array([[np.nan if v is None else v for v in line["features"].values()]])
     assert tuple(line["features"]) == bundle.feature_names
@@ -113,10 +102,7 @@ def test_served_features_are_the_offline_ones_to_the_bit(tmp_path):
     with with_bundle(tmp_path, TRANSACTIONS, CHARGEBACKS), closing(opened(tmp_path)) as serving:
         for row in arrivals:
             if "reason_code" in row:
-                sent = {name: value for name, value in row.items() if name != "event_day"}
-                for name in ("event_timestamp", "created_timestamp"):
-                    sent[name] = sent[name].isoformat()
-                send(serving, "chargeback", sent)
+                send(serving, "chargeback", report_of(row))
             else:
                 assert score(serving, body_of(row))["degraded"] is None
         load_journal(tmp_path / "journal", settings().lake)
@@ -149,7 +135,7 @@ def test_a_transaction_never_sees_itself_but_the_next_one_sees_it(serving, deplo
     known = LATER[0]["created_timestamp"] + timedelta(seconds=1)
     second = fresh(customer_id="newcomer", event_timestamp=later, created_timestamp=known)
     score(serving, second)
-    before, after = (decision_of(deployment, request["transaction_id"]) for request in (first, second))
+    before, after = (line_of(deployment, request["transaction_id"]) for request in (first, second))
     assert before["features"]["customer_transactions_count_7d"] == 0
     assert after["features"]["customer_transactions_count_7d"] == 1
     assert (before["state_seen"]["customer_activity"], after["state_seen"]["customer_activity"]) == (0, 1)
@@ -163,7 +149,7 @@ def test_the_known_time_of_a_live_transaction_is_the_store_s_clock(serving, depl
     before = time.time_ns() // 1000 - 1_000_000
     request = fresh(created_timestamp=None)
     score(serving, request)
-    line = decision_of(deployment, request["transaction_id"])
+    line = line_of(deployment, request["transaction_id"])
     (event,) = events_of(deployment, request["transaction_id"])
     assert before < line["known_as_of_us"] <= event["created_timestamp_us"] == line["created_timestamp_us"]
     assert line["created_timestamp_us"] < time.time_ns() // 1000 + 1_000_000
@@ -185,7 +171,7 @@ def test_the_same_request_again_gives_the_first_answer_and_is_recorded_once(serv
     first, second = (send(serving, "score", request) for _ in range(2))
     assert (first.repeated, second.repeated) == (False, True)
     assert first.body == second.body
-    decision_of(deployment, request["transaction_id"])
+    line_of(deployment, request["transaction_id"])
     assert len(events_of(deployment, request["transaction_id"])) == 1
 
 
@@ -203,7 +189,7 @@ def test_an_id_with_other_content_is_a_conflict(serving, deployment, change):
     for verb in ("score", "transaction"):
         found = problem_of(serving, verb, {**request, **change})
         assert (found.status, found.field) == (409, "transaction_id")
-    decision_of(deployment, request["transaction_id"])
+    line_of(deployment, request["transaction_id"])
 
 
 def test_another_process_knows_what_was_answered_before_it(serving, deployment):
@@ -258,7 +244,7 @@ def test_a_recorded_transaction_counts_but_has_no_decision(serving, deployment):
     later = LATER[0]["created_timestamp"] + timedelta(seconds=1)
     asked = fresh(customer_id="recorded", event_timestamp=later, created_timestamp=later)
     score(serving, asked)
-    assert decision_of(deployment, asked["transaction_id"])["features"]["customer_transactions_count_7d"] == 1
+    assert line_of(deployment, asked["transaction_id"])["features"]["customer_transactions_count_7d"] == 1
 
 
 def test_a_transaction_may_be_recorded_first_and_scored_after(serving):
@@ -276,7 +262,7 @@ def test_a_chargeback_of_a_scored_transaction_needs_only_its_code(serving, deplo
     answer = send(serving, "chargeback", chargeback)
     assert send(serving, "chargeback", chargeback).repeated
     assert json.loads(answer.body)["table"] == "chargebacks"
-    line = decision_of(deployment, request["transaction_id"])
+    line = line_of(deployment, request["transaction_id"])
     event = next(e for e in events_of(deployment, request["transaction_id"]) if e["table"] == "chargebacks")
     assert {name: event[name] for name in ("customer_id", "terminal_id", "event_timestamp_us")} == {
         name: line[name] for name in ("customer_id", "terminal_id", "event_timestamp_us")
@@ -312,31 +298,20 @@ def test_a_chargeback_before_its_transaction_is_refused(serving):
     assert problem_of(serving, "chargeback", chargeback).field == "created_timestamp"
 
 
-@pytest.fixture
-def stopped_store(deployment):
-    """Valkey stands still, as a hung server does: it accepts, and never answers."""
-    with redis.Redis(unix_socket_path=str(embedded.socket_path(deployment))) as client:
-        pid = int(client.info("server")["process_id"])
-    os.kill(pid, signal.SIGSTOP)
-    yield lambda: os.kill(pid, signal.SIGCONT)
-    os.kill(pid, signal.SIGCONT)
-
-
-def test_rules_decide_when_the_store_hangs_and_the_events_are_recorded_when_it_answers(
-    serving, deployment, stopped_store
-):
+def test_rules_decide_when_the_store_hangs_and_the_events_are_recorded_when_it_answers(serving, deployment):
     requests = [fresh(customer_id="through the outage") for _ in range(450)]
-    began = time.monotonic()
-    answers = [score(serving, request) for request in requests]
-    # One try in a second is all that a hung store may cost: the payments behind it must not wait.
-    took = time.monotonic() - began
-    assert took < 2 + 3 * online.STORE_TIMEOUT_S * (1 + took / PAUSE_S)
-    assert {(answer["degraded"], answer["score"]) for answer in answers} == {("features-unavailable", None)}
-    assert {answer["decision"] for answer in answers} <= {"approve", "review"}
-    line = decision_of(deployment, requests[0]["transaction_id"])
-    assert (line["features"], line["state_seen"]) == ({}, {})
-    assert problem_of(serving, "chargeback", {**_whole_chargeback(), "transaction_id": "x1"}).status == 503
-    stopped_store()
+    with standing_still(pid_of(deployment)):
+        began = time.monotonic()
+        answers = [score(serving, request) for request in requests]
+        # One try in a second is all that a hung store may cost: the payments behind it must not wait.
+        took = time.monotonic() - began
+        assert took < 2 + 3 * online.STORE_TIMEOUT_S * (1 + took / PAUSE_S)
+        assert {(each["degraded"], each["score"]) for each in answers} == {("features-unavailable", None)}
+        assert {answer["decision"] for answer in answers} <= {"approve", "review"}
+        line = line_of(deployment, requests[0]["transaction_id"])
+        assert (line["features"], line["state_seen"]) == ({}, {})
+        reported = {**report_of(CHARGEBACKS[0]), "transaction_id": "x1"}
+        assert problem_of(serving, "chargeback", reported).status == 503
     time.sleep(PAUSE_S)
     later = LATER[0]["created_timestamp"] + timedelta(seconds=1)
     asked = [
@@ -344,20 +319,16 @@ def test_rules_decide_when_the_store_hangs_and_the_events_are_recorded_when_it_a
         for _ in range(3)
     ]
     assert [score(serving, request)["degraded"] for request in asked] == ["store-catching-up"] * 2 + [None]
-    last = decision_of(deployment, asked[-1]["transaction_id"])
+    last = line_of(deployment, asked[-1]["transaction_id"])
     assert last["features"]["customer_transactions_count_7d"] == len(requests)
     assert all(
         len(events_of(deployment, r["transaction_id"])) == 1 for r in (requests[0], requests[-1], *asked)
     )
 
 
-def _whole_chargeback():
-    row = {name: value for name, value in CHARGEBACKS[0].items() if name != "event_day"}
-    return row | {name: row[name].isoformat() for name in ("event_timestamp", "created_timestamp")}
-
-
-def test_a_high_amount_is_for_review_when_only_the_rules_can_decide(serving, stopped_store):
-    assert score(serving, fresh(amount="450"))["decision"] == "review"
+def test_a_high_amount_is_for_review_when_only_the_rules_can_decide(serving, deployment):
+    with standing_still(pid_of(deployment)):
+        assert score(serving, fresh(amount="450"))["decision"] == "review"
 
 
 def test_without_a_champion_everything_is_for_review_and_says_why(deployment):
@@ -394,9 +365,7 @@ def test_rules_decide_when_the_model_fails_and_the_features_are_journalled(servi
     request = fresh()
     answer = score(serving, request)
     assert (answer["degraded"], answer["score"]) == ("model-failed", None)
-    assert len(decision_of(deployment, request["transaction_id"])["features"]) == len(
-        champion.plan.feature_names
-    )
+    assert len(line_of(deployment, request["transaction_id"])["features"]) == len(champion.plan.feature_names)
 
 
 class _Speechless(_Broken):
@@ -437,7 +406,7 @@ def test_an_event_that_no_view_can_take_is_decided_and_reaches_history(
     assert score(serving, request)["degraded"] is None
     assert "no view can take an event" in caplog.text
     assert len(events_of(deployment, request["transaction_id"])) == 1
-    decision_of(deployment, request["transaction_id"])
+    line_of(deployment, request["transaction_id"])
 
 
 def test_a_store_that_hangs_is_asked_once(deployment):
@@ -465,15 +434,15 @@ def test_while_the_journal_s_disk_is_full_payments_are_decided_and_what_is_only_
         assert (again.body, again.repeated) == (first.body, True)
         assert problem_of(serving, "score", {**request, "amount": "1"}).status == 409
         assert problem_of(serving, "transaction", recorded).status == 503
-        assert counted(serving)["fraud_journal_waiting_lines"] == 2
+        assert shown(serving.metrics)["fraud_journal_waiting_lines",] == 2
     time.sleep(RETRY_S)
     assert score(serving, fresh())["degraded"] is None
     assert send(serving, "score", request).body == first.body
     assert not send(serving, "transaction", recorded).repeated
-    assert decision_of(deployment, request["transaction_id"])["degraded"] == "journal-in-memory"
+    assert line_of(deployment, request["transaction_id"])["degraded"] == "journal-in-memory"
     for each in (before, request, recorded):
         assert len(events_of(deployment, each["transaction_id"])) == 1
-    assert counted(serving)["fraud_journal_waiting_lines"] == 0
+    assert shown(serving.metrics)["fraud_journal_waiting_lines",] == 0
 
 
 def test_a_batch_asks_and_leaves_no_trace(serving, deployment):
@@ -491,7 +460,7 @@ def test_an_instant_before_the_state_s_history_is_left_to_the_rules(serving, dep
     early = min(TRANSACTIONS, key=lambda row: row["event_timestamp"])
     request = fresh(early)
     assert score(serving, request)["degraded"] == "history-dropped"
-    assert decision_of(deployment, request["transaction_id"])["features"] == {}
+    assert line_of(deployment, request["transaction_id"])["features"] == {}
     with pytest.raises(Problem) as raised:
         serving.what_if([request])
     assert (raised.value.kind, raised.value.status) == ("history-dropped", 422)
@@ -518,25 +487,16 @@ def test_the_model_page_says_what_serves(serving, deployment):
 def test_metrics_count_decisions_and_stages(serving):
     score(serving, fresh())
     request = fresh()
-    before = counted(serving)
+    before = shown(serving.metrics)
     score(serving, request)
     score(serving, request)
-    after = counted(serving)
+    after = shown(serving.metrics)
     risen = {name: after[name] - before.get(name, 0) for name in after}
-    assert {name for name in risen if name.startswith("fraud_stage_seconds_count")} == {
-        f'fraud_stage_seconds_count{{stage="{stage}"}}' for stage in STAGES
-    }
-    assert all(risen[name] == 1 for name in risen if name.startswith("fraud_stage_seconds_count"))
-    seconds = {stage: risen[f'fraud_stage_seconds_sum{{stage="{stage}"}}'] for stage in STAGES}
+    counts = {stage: risen.get(("fraud_stage_seconds_count", stage)) for stage in STAGES}
+    assert counts == dict.fromkeys(STAGES, 1)
+    seconds = {stage: risen["fraud_stage_seconds_sum", stage] for stage in STAGES}
     assert all(seconds.values())
     assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"])
-    assert sum(risen[name] for name in risen if name.startswith("fraud_decisions_total")) == 1
-    assert risen["fraud_repeats_total"] == 1
-    assert after['fraud_model_info{name="fraud",version="7"}'] == 1
-
-
-def counted(serving):
-    """The metrics by name and labels."""
-    lines = serving.metrics.exposition()[0].decode().splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+    assert sum(risen[name] for name in risen if name[0] == "fraud_decisions_total") == 1
+    assert risen["fraud_repeats_total",] == 1
+    assert after["fraud_model_info", "fraud", "7"] == 1

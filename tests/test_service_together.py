@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from bento.app import create_app
 from bento.case import Case, Reply
 from bento.deadline import Deadline
 from bento.patient_journal import IN_MEMORY
@@ -16,14 +15,15 @@ from bento.request import parse_transaction
 from bento.score_batch import MOST_TOGETHER
 from bento.together import Together
 from bento.tracing import Trace, current_trace
-from feature_repo.journal import now_us, read_decisions
+from feature_repo.journal import now_us
 from pipelines.parity import parity
 from tests import deployments
-from tests.asgi import Client
+from tests.asgi import app_over, client_over
 from tests.clocks import Clock
 from tests.deployments import LOADED_UNTIL, body_of, events, opened, with_bundle
 from tests.faults import full_disk
 from tests.homes import client_of
+from tests.journals import line_of
 from training.bundle import Bundle
 
 TRANSACTIONS, CHARGEBACKS = events(seed=7, count=600)
@@ -68,8 +68,7 @@ def live(customer, terminal, **changes):
 
 def together(serving, requests):
     """The answers to requests that arrive at once, in their order."""
-    app = create_app()
-    app.state.serving = serving
+    app = app_over(serving)
     (route,) = [each.app for each in app.routes if each.path == "/v1/score"]
 
     async def ask(request):
@@ -92,13 +91,6 @@ def together(serving, requests):
     return asyncio.run(asking())
 
 
-def line_of(home, answer):
-    (found,) = [
-        d for d in read_decisions(home / "journal") if d["transaction_id"] == answer["transaction_id"]
-    ]
-    return found
-
-
 def test_strangers_to_each_other_are_read_in_one_go(serving, reads):
     answers = together(serving, [live(f"s{i}", f"t{i}") for i in range(6)])
     assert {answer["degraded"] for answer in answers} == {None}
@@ -112,7 +104,7 @@ def test_who_shares_a_key_with_one_before_sees_it(serving, reads, home):
     ]  # fmt: skip
     answers = together(serving, requests)
     assert reads == [3, 2, 1]
-    counts = [line_of(home, answer)["features"] for answer in answers]
+    counts = [line_of(home, answer["transaction_id"])["features"] for answer in answers]
     assert [each[COUNT] for each in counts] == [0, 0, 1, 0, 0, 0]
     assert [each["terminal_transactions_count_1h"] for each in counts] == [0, 0, 0, 1, 0, 2]
 
@@ -141,7 +133,7 @@ def test_one_sent_twice_at_once_is_decided_once(serving, home):
     request = live("twice", "x")
     first, second = together(serving, [request, request])
     assert first == second
-    line_of(home, first)
+    line_of(home, first["transaction_id"])
 
 
 def test_a_refused_one_is_forgotten(serving, reads):
@@ -263,8 +255,7 @@ def test_who_has_gone_is_not_decided():
 
 
 def test_batches_take_turns_so_that_none_else_waits_for_all_of_them(serving):
-    app, batches, together = create_app(), 3, serving._together.decided
-    app.state.serving = serving
+    batches, together = 3, serving._together.decided
     waiting, most = [0], [0]
 
     async def counted(*asked):
@@ -278,7 +269,7 @@ def test_batches_take_turns_so_that_none_else_waits_for_all_of_them(serving):
     serving._together.decided = counted
 
     async def asking():
-        transport = httpx.ASGITransport(app)
+        transport = httpx.ASGITransport(app_over(serving))
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             bodies = [[live(f"w{i}-{n}", f"wt{i}-{n}") for n in range(40)] for i in range(batches)]
             answers = await asyncio.gather(*(client.post("/v1/score/batch", json=body) for body in bodies))
@@ -326,14 +317,12 @@ def test_what_waited_and_no_view_can_take_does_not_keep_the_others_waiting(servi
     assert serving.recording.idle
     assert "no view can take an event" in caplog.text
     (after,) = together(serving, [live("v1", "vt-other")])
-    assert line_of(serving.recording.journal.folder.parent, after)["features"][COUNT] == 1
+    assert line_of(serving.recording.journal.folder.parent, after["transaction_id"])["features"][COUNT] == 1
 
 
 def test_elements_of_a_batch_are_decided_together(serving, reads, home):
-    app = create_app()
-    app.state.serving = serving
     batch = [live(f"b{i}", f"bt{i}") for i in range(MOST_TOGETHER + 3)]
-    answers = Client(app).post("/v1/score/batch", json=batch).json()
+    answers = client_over(serving).post("/v1/score/batch", json=batch).json()
     assert reads == [MOST_TOGETHER, 3]
     assert [answer["transaction_id"] for answer in answers] == [sent["transaction_id"] for sent in batch]
 
@@ -349,7 +338,7 @@ def test_while_the_store_is_away_each_is_decided_and_kept_for_it(serving, home, 
     assert len(serving.recording._backlog) == 3
     serving.recording._ask_again_at = 0.0
     (after,) = together(serving, [live("k1", "kt-other")])
-    assert line_of(home, after)["features"][COUNT] == 1
+    assert line_of(home, after["transaction_id"])["features"][COUNT] == 1
     assert serving.recording.idle
 
 
@@ -374,4 +363,4 @@ def test_a_full_disk_marks_each_of_those_decided_together(serving, home):
         answers = together(serving, [live(f"f{i}", f"ft{i}") for i in range(3)])
     assert {answer["degraded"] for answer in answers} == {IN_MEMORY}
     assert serving.recording.journal.settle(now=True)
-    assert [line_of(home, answer)["degraded"] for answer in answers] == [IN_MEMORY] * 3
+    assert [line_of(home, answer["transaction_id"])["degraded"] for answer in answers] == [IN_MEMORY] * 3

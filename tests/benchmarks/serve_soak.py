@@ -1,12 +1,12 @@
 """Ten minutes at 70% of saturation: memory, the journal, and parity of everything that was scored."""
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bento.repeating import Repeating
 from feature_repo.journal import read_decisions
 from pipelines.parity import parity
 from tests.benchmarks import served
@@ -60,19 +60,18 @@ def run(bench: Bench) -> None:
 @contextmanager
 def _sampled(process: int, every_s: float) -> Iterator[list[float]]:
     """Resident bytes of a process, taken in a thread from now on."""
-    found, stop = [float(memory_bytes(process=process))], threading.Event()
+    found: list[float] = []
 
     def sample() -> None:
-        while not stop.wait(every_s):
-            found.append(float(memory_bytes(process=process)))
+        found.append(float(memory_bytes(process=process)))
 
-    thread = threading.Thread(target=sample)
-    thread.start()
+    sample()
+    repeating = Repeating("memory", sample, every_s)
+    repeating.start()
     try:
         yield found
     finally:
-        stop.set()
-        thread.join()
+        repeating.stop()
 
 
 def _ids(bodies: Path, end: int) -> set[str]:
