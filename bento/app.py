@@ -1,6 +1,5 @@
 """The HTTP routes of the service, as an ASGI app: bodies in, answers or problems out."""
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from bento.deadline import DEADLINE
 from bento.exchange import JSON, failed, read_body, refuse, send_answer
 from bento.openapi import document
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, HistoryNeededError, Problem
+from bento.processor import beside
 from bento.redaction import redacted
 from bento.score_batch import ScoreBatch
 from bento.what_if import WHAT_IF_PATH
@@ -97,14 +97,14 @@ async def _answered(serving: "Serving", verb: str, body: bytes, started_ns: int)
         try:
             return serving.answer(verb, body, started_ns, *known)
         except HistoryNeededError as needed:
-            known = (await asyncio.to_thread(needed.look_up),)
+            known = (await beside(needed.look_up),)
 
 
 async def _decision(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     try:
         record = serving.decision(request.path_params["transaction_id"])
-        return JSONResponse(await asyncio.to_thread(serving.explained, record))
+        return JSONResponse(await beside(serving.explained, record))
     except Exception as error:  # as above
         found = failed(serving, request.url.path, error)
         return Response(found.body(), found.status, media_type=MEDIA_TYPE)

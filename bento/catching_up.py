@@ -21,6 +21,7 @@ import redis
 
 from bento.metrics import Metrics
 from bento.online import connections_made, revive
+from bento.processor import draw_store
 from bento.recording import CATCHING_UP, STATE_LOST, STORE_FAILURES, Recording
 from bento.repeating import Repeating
 from bento.replaying import Replayed, Replaying
@@ -138,6 +139,7 @@ class CatchingUp:
     def _catch_up(self) -> None:
         """Record again what the store may lack, unless history has to be loaded first."""
         server, made = self._server_now(), connections_made()
+        draw_store()
         plans = list(self._plans())
         lacking = plans[0].missing_state() if plans else []
         if lacking:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import IO
 
 from bento.logs import configure
+from bento.processor import others
 from feature_repo.journal_loader import JournalLoader
 from feature_repo.settings import make_private, settings
 
@@ -49,14 +50,14 @@ def main() -> None:
 
 
 def _give_way() -> None:
-    """Take what scoring leaves, and of one core alone.
+    """Take what scoring leaves, and of one core alone, which is not that of the requests.
 
     The lake's library takes a thread for each core that it sees. A load lasts a second or two, and for as long there would be
     no core left for a request or its store that would not have to be taken from it.
     """
     os.nice(_NICE)
     if hasattr(os, "sched_setaffinity"):  # Linux
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {max(others())})
 
 
 def _locked(lock: IO[str], channel: socket.socket) -> bool:

@@ -53,6 +53,7 @@ class FraudScorer:
         # BentoML's supervisor imports this module too, and needs none of what takes seconds to import.
         from bento.lake_loading import LakeLoading
         from bento.metrics import Metrics
+        from bento.processor import keep_to_one
         from bento.serving import Serving
 
         configure()
@@ -71,6 +72,8 @@ class FraudScorer:
         gc.collect()
         gc.freeze()
         sys.setswitchinterval(_SWITCH_S)
+        # Last: threads that were started before may run anywhere.
+        keep_to_one()
 
     async def __is_ready__(self) -> bool:
         return self._serving.ready

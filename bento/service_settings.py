@@ -8,6 +8,8 @@
                         scoring)
 ``FRAUD_DEADLINE_MS``   milliseconds after which a request that still waits is not begun (default 500)
 ``FRAUD_NUMERIC_IDS``   id fields, with commas between, whose values may look like card numbers and are none
+``FRAUD_PROCESSOR``     number of the processor that a worker's requests keep to, and the embedded store with them, or
+                        ``any`` (the default; ``fraud serve`` gives one worker over an embedded store the first)
 ======================  =====================================================================================
 """
 
@@ -29,13 +31,14 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Limits of one worker process; ``rate_per_key`` None is no limit."""
+    """Limits of one worker process; ``rate_per_key`` None is no limit, ``processor`` None any of the machine's."""
 
     api_keys: Path
     rate_per_key: float | None = None
     max_in_flight: int = 128
     deadline_s: float = 0.5
     numeric_ids: frozenset[str] = frozenset()
+    processor: int | None = None
 
 
 def service_settings() -> ServiceSettings:
@@ -50,6 +53,7 @@ def service_settings() -> ServiceSettings:
         max_in_flight=_read("FRAUD_MAX_IN_FLIGHT", _in_flight, ServiceSettings.max_in_flight),
         deadline_s=_read("FRAUD_DEADLINE_MS", _deadline, ServiceSettings.deadline_s),
         numeric_ids=_read("FRAUD_NUMERIC_IDS", _id_fields, ServiceSettings.numeric_ids),
+        processor=_read("FRAUD_PROCESSOR", _processor, None),
     )
 
 
@@ -92,3 +96,11 @@ def _id_fields(given: str) -> frozenset[str]:
     if strange:
         raise ValueError(f"{strange[0]!r} is no id field; there are {', '.join(ID_FIELDS)}")
     return names
+
+
+def _processor(given: str) -> int | None:
+    if given == "any":
+        return None
+    if not given.isdecimal():
+        raise ValueError("a processor is named by its number, 0 for the first; or say any")
+    return int(given)

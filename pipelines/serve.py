@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from bento.access import is_loopback
 from bento.api_keys import load_keys
 from bento.logs import CANNOT_START
+from bento.processor import chosen
 from bento.service_settings import service_settings
 from feature_repo.settings import PROJECT_ROOT, make_private
 from pipelines.keys import sent_key
@@ -119,8 +120,10 @@ def _command(host: str, port: int) -> list[str]:
 
 def _environment(home: Path, workers: int = 1) -> dict[str, str]:
     """This environment, with BentoML's own folders inside the deployment."""
+    processor = chosen(workers)
     several = {"BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"FraudScorer": {"workers": workers}}})}
     return {
+        **({} if processor is None else {"FRAUD_PROCESSOR": str(processor)}),
         **os.environ,
         "FRAUD_HOME": str(home),
         "BENTOML_HOME": str(home / "bentoml"),

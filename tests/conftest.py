@@ -7,6 +7,8 @@ from pathlib import Path
 # apart: numba's cache does not tell it from code without them.
 os.environ.setdefault("NUMBA_BOUNDSCHECK", "1")
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "checked"))
+# Services of several tests may run side by side.
+os.environ.setdefault("FRAUD_PROCESSOR", "any")
 
 import pytest
 
