@@ -1,4 +1,7 @@
-"""Latency at 70% of saturation, counted from when each request was due, and what each stage of it costs."""
+"""Latency at 70% of saturation, counted from when each request was due, and what each stage of it costs.
+
+Beside it stands the latency of an endpoint that returns a constant, at the same rate: what the machine takes by itself.
+"""
 
 from tests.benchmarks import served
 from tests.benchmarks.bench import Bench
@@ -17,13 +20,20 @@ def run(bench: Bench) -> None:
         bench.step(f"{rate:.0f} a second")
         with spent(url, bench.home) as cost:
             load = sender.open(url, rate, float(bench.size(60, 2)), served.WHOLE)
+    with served.bare(bench) as url:
+        bare = sender.open(url, rate, float(bench.size(30, 1))).latencies_s.tolist()
     latencies = load.latencies_s.tolist()
     conditions = {
         "rate_per_s": round(rate, 1), "share_of_saturation": SHARE, "arrivals": "Poisson", "requests": len(latencies),
-        "p50_ms": round(median(latencies) * 1e3, 3), "max_ms": round(max(latencies) * 1e3, 3), **cost.conditions(),
+        "p50_ms": round(median(latencies) * 1e3, 3), "max_ms": round(max(latencies) * 1e3, 3),
+        "bare_p50_ms": round(median(bare) * 1e3, 3), **cost.conditions(),
     }  # fmt: skip
     for name, percent, goal in (("p99", 99.0, "<= 5"), ("p999", 99.9, "<= 15")):
-        bench.record(name, percentile(latencies, percent) * 1e3, "ms", goal=goal, **conditions)
+        bare_ms = round(percentile(bare, percent) * 1e3, 3)
+        bench.record(
+            name, percentile(latencies, percent) * 1e3, "ms", against="due time; bare_ms: a constant, at this rate", goal=goal,
+            bare_ms=bare_ms, **conditions,
+        )  # fmt: skip
     show(bench, cost)
 
 
