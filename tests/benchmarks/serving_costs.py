@@ -22,12 +22,15 @@ class Spent:
         stages: microseconds that each stage took of the worker's time, a scored request. scored: how many there were.
         together: how many were decided at once, on average.
         worker_us: processor time of the worker a scored request, its background threads included, microseconds.
+        stolen: of the time of all processors, the share that the host of a virtual machine gave to others; it comes in pieces
+            of milliseconds, in which nothing here is answered.
     """
 
     stages: Mapping[str, float]
     scored: int = 0
     together: float = 0.0
     worker_us: float = 0.0
+    stolen: float = 0.0
 
     def conditions(self) -> dict[str, object]:
         """As a figure's conditions."""
@@ -35,6 +38,7 @@ class Spent:
             "stages_mean_us": dict(self.stages),
             "worker_cpu_us": round(self.worker_us, 1),
             "decided_together": round(self.together, 2),
+            "stolen_share": round(self.stolen, 4),
         }
 
 
@@ -42,9 +46,10 @@ class Spent:
 def spent(url: str, home: Path) -> Iterator[Spent]:
     """What the service at ``url`` spends within; it must have journalled something before."""
     worker, found = worker_pid(home), Spent({})
-    before, cpu = _stages(url), cpu_s(worker)
+    before, cpu, time = _stages(url), cpu_s(worker), _machine_ticks()
     yield found
     after, cpu = _stages(url), cpu_s(worker) - cpu
+    stolen, whole = (now - then for now, then in zip(_machine_ticks(), time, strict=True))
     risen = {series: after[series] - before.get(series, 0.0) for series in after}
     found.scored = int(risen["count", "total"])
     # Most stages are gone through by several at once, and counted once.
@@ -55,6 +60,7 @@ def spent(url: str, home: Path) -> Iterator[Spent]:
         if kind == "sum" and stage != "total"
     }
     found.worker_us = cpu / max(found.scored, 1) * 1e6
+    found.stolen = stolen / max(whole, 1)
 
 
 def cpu_s(process: int) -> float:
@@ -62,6 +68,13 @@ def cpu_s(process: int) -> float:
     # The command's name, in brackets, may hold anything; the fields behind it are numbered from 3.
     fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def _machine_ticks() -> tuple[int, int]:
+    """Time of all processors so far: what the host has stolen, and the whole."""
+    # The fields: user, nice, system, idle, iowait, irq, softirq, steal; guests' time is in user's.
+    ticks = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").split()[1:9]]
+    return ticks[-1], sum(ticks)
 
 
 def _stages(url: str) -> dict[tuple[str, str], float]:
