@@ -9,7 +9,6 @@ from pipelines.rollout import Desk
 from tests.benchmarks import served
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.load import Load
-from tests.benchmarks.measure import median
 from tests.deployments import registered
 from training.registry import register
 from training.tracking import connect, experiment_id
@@ -26,17 +25,16 @@ def run(bench: Bench) -> None:
     alike = register(deployment.bundle, client.create_run(experiment_id(client)).info.run_id)
     other = registered(bench.home / "other", open_store(), service="published_v1")
     challengers = {"alone": None, "alike": alike, "other": other}
-    sender, seconds = served.Sender(deployment), float(bench.size(8, 1))
+    sender, seconds = served.Sender(deployment), float(bench.size(*served.ROUND_S))
     loads: dict[str, list[Load]] = {name: [] for name in challengers}
     with served.service(bench) as url:
         bench.step("warming")
-        sender.closed(url, seconds / 2, served.WHOLE)
+        sender.closed(url, seconds, served.WHOLE)
         bench.step("in turns")
-        for _ in range(bench.size(3, 1)):
+        for _ in range(bench.size(*served.ROUNDS)):
             for name, challenger in challengers.items():
                 _put(url, challenger)
                 loads[name].append(sender.closed(url, seconds, served.WHOLE))
-    rates = {name: median([load.rate for load in each]) for name, each in loads.items()}
     conditions = {
         "connections": served.CLOSED_CONNECTIONS,
         "seconds": seconds,
@@ -45,7 +43,7 @@ def run(bench: Bench) -> None:
     about = {"alike": "of the same FeatureService", "other": "of another FeatureService"}
     for name, what in about.items():
         bench.record(
-            f"{name}_of_alone", rates[name] / rates["alone"], "of its rate", goal=">= 0.75", **conditions,
+            f"{name}_of_alone", served.ratio(loads[name], loads["alone"]), "of its rate", goal=">= 0.75", **conditions,
             against=f"the champion alone; the shadow is {what}",
         )  # fmt: skip
 

@@ -31,7 +31,7 @@ from pipelines.train import train_model
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.events import Lake, handbook
 from tests.benchmarks.load import Load, Requests, closed_loop, open_loop
-from tests.benchmarks.measure import in_own_process
+from tests.benchmarks.measure import in_own_process, median
 from tests.deployments import registered
 from training.bundle import Bundle
 from training.registry import promote, register
@@ -43,8 +43,18 @@ _SERVED_FROM, _SERVED_FROM_SMALL = (datetime(2018, 6, 17, tzinfo=UTC), datetime(
 _MATURITY = timedelta(days=7)
 _START_S, _STOP_S = 90.0, 15.0
 CLOSED_CONNECTIONS, OPEN_CONNECTIONS = 8, 64
+ROUNDS, ROUND_S = (9, 1), (3, 1)
+"""Servers that are compared are asked in turns, each for a short while; the whole benchmark, and the small one of the tests.
+
+A virtual machine's speed may halve for half a minute: that must fall on all that is compared.
+"""
 WHOLE = b'"degraded":null'
 """What an answer of the service contains that was made from features and by the model."""
+
+
+def ratio(over: Sequence[Load], under: Sequence[Load]) -> float:
+    """One server's rate to another's in the same round, the median of all rounds."""
+    return median([one.rate / other.rate for one, other in zip(over, under, strict=True)])
 
 
 @dataclass(frozen=True)
