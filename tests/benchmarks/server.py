@@ -1,8 +1,10 @@
 """The online store's server as a benchmark sees it: its client, the commands that it was sent, its memory and its network."""
 
 import codecs
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -70,3 +72,22 @@ def sent_bytes(client: Any) -> int:
 def used_memory(client: Any) -> int:
     """What the server's data and its own structures take."""
     return int(client.info("memory")["used_memory"])
+
+
+def spent_s(client: Any) -> float:
+    """Processor time that the server's thread that answers has taken so far, user and system."""
+    about = client.info("cpu")
+    return float(about["used_cpu_user_main_thread"]) + float(about["used_cpu_sys_main_thread"])
+
+
+@contextmanager
+def on_one_processor(client: Any) -> Iterator[None]:
+    """This thread and the server's that answers share a processor, as a lone worker of the service has it."""
+    everywhere, server = os.sched_getaffinity(0), int(client.info("server")["process_id"])
+    try:
+        for each in (0, server):
+            os.sched_setaffinity(each, {min(everywhere)})
+        yield
+    finally:
+        for each in (0, server):
+            os.sched_setaffinity(each, everywhere)
