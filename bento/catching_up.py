@@ -15,13 +15,14 @@ import logging
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import redis
 
 from bento.metrics import Metrics
 from bento.online import connections_made, revive
-from bento.processor import draw_store
+from bento.processor import place_store
 from bento.recording import CATCHING_UP, STATE_LOST, STORE_FAILURES, Recording
 from bento.repeating import Repeating
 from bento.replaying import Replayed, Replaying
@@ -103,6 +104,8 @@ class CatchingUp:
         """Write the marks once more, and end the thread; returns when it has ended."""
         self.thread.stop()
         self.look()
+        with suppress(*STORE_FAILURES):
+            place_store(self._client, released=True)
 
     def look(self) -> None:
         """See to the store once; what goes wrong is logged, and tried again at the next look."""
@@ -139,7 +142,7 @@ class CatchingUp:
     def _catch_up(self) -> None:
         """Record again what the store may lack, unless history has to be loaded first."""
         server, made = self._server_now(), connections_made()
-        draw_store()
+        place_store(self._client)
         plans = list(self._plans())
         lacking = plans[0].missing_state() if plans else []
         if lacking:

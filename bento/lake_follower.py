@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _give_way() -> None:
-    """Take what scoring leaves, and of one core alone, which is not that of the requests.
+    """Take what scoring leaves, and of one core alone: not that of the requests, if they keep to one and there is another.
 
     The lake's library takes a thread for each core that it sees. A load lasts a second or two, and for as long there would be
     no core left for a request or its store that would not have to be taken from it.

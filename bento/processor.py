@@ -12,13 +12,12 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from bento.service_settings import service_settings
 from feature_repo.settings import settings
-from feature_repo.windows.embedded import server_pid
 
-__all__ = ["beside", "chosen", "draw_store", "keep_to_one", "others"]
+__all__ = ["anywhere", "beside", "check", "chosen", "keep_to_one", "others", "place_store"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -32,43 +31,64 @@ def chosen(workers: int) -> int | None:
     return min(_ALL)
 
 
-def keep_to_one() -> None:
-    """Keep this thread, which must be that of the requests, to the processor that the settings name.
+def check() -> None:
+    """See that this process may run on the processor that the settings name.
 
     Raises:
-        ValueError: this process may not run on it.
+        ValueError: it may not.
     """
     number = service_settings().processor
-    if number is None or not _ALL:
-        return
-    if number not in _ALL:
-        raise ValueError(f"FRAUD_PROCESSOR: {number}: this process may run on {sorted(_ALL)}, or say any")
-    os.sched_setaffinity(0, {number})
+    if _ALL and number is not None and number not in _ALL:
+        raise ValueError(f"FRAUD_PROCESSOR: {number}: this process may run on {sorted(_ALL)}; or say any")
 
 
-def draw_store() -> None:
-    """Keep the thread of the embedded store that answers to the same processor, if the settings name one."""
-    number = service_settings().processor
-    if number not in _ALL or settings().redis is not None:
-        return
-    pid = server_pid(settings().home)
-    if pid is not None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.sched_setaffinity(pid, {number})
+def keep_to_one() -> None:
+    """Keep this thread, which must be that of the requests, to the processor of the settings, if they name one."""
+    _place(0, _own())
+
+
+def anywhere() -> None:
+    """Let this thread run on all processors: it begins where the one that started it keeps to."""
+    _place(0, _ALL)
+
+
+def place_store(client: Any, *, released: bool = False) -> None:
+    """Let the embedded store answer where the requests are; one elsewhere is its owner's business.
+
+    Args:
+        client: a client of it. released: it may run anywhere again.
+
+    Raises:
+        redis.RedisError: it does not answer.
+    """
+    if _ALL and settings().redis is None:
+        # Of the process the first thread, the one that answers.
+        _place(int(client.info("server")["process_id"]), _ALL if released else _own())
 
 
 def others() -> set[int]:
-    """Processors of this process but that of the requests; all, if it has no other."""
-    return _ALL - {service_settings().processor} or _ALL
+    """Processors of this process but that of the requests; all, if it has no other or the requests keep to none."""
+    return _ALL - _own() or _ALL
 
 
 async def beside(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Do work of a request in a thread that may run anywhere, while others are answered."""
 
     def roaming() -> _T:
-        if _ALL:
-            # A thread begins where the one that started it keeps to.
-            os.sched_setaffinity(0, _ALL)
+        anywhere()
         return work(*args, **kwargs)
 
     return await asyncio.to_thread(roaming)
+
+
+def _own() -> set[int]:
+    """Where the requests keep to."""
+    number = service_settings().processor
+    return _ALL if number is None else _ALL & {number}
+
+
+def _place(thread: int, processors: set[int]) -> None:
+    # It is a matter of speed alone: where the system does not let it, all goes on as it is.
+    with suppress(OSError):
+        if processors:
+            os.sched_setaffinity(thread, processors)

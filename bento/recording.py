@@ -284,9 +284,14 @@ class Recording:
     def _journal_found(self, found: "deque[Replayed]") -> None:
         """Journal what was computed of events as they were recorded again; their lines were written without it."""
         while found:
-            each = found.popleft()
-            written = Written(each.known_us, each.values)
-            self._journal(each.table, [_Line(each.event, content_digest(each.event), written)])
+            some = [found.popleft() for _ in range(min(len(found), _DRAINED_AT_ONCE))]
+            for table in dict.fromkeys(each.table for each in some):
+                lines = [
+                    _Line(each.event, content_digest(each.event), Written(each.known_us, each.values))
+                    for each in some
+                    if each.table == table
+                ]
+                self._journal(table, lines)
 
     def _full_disk(self) -> OSError:
         return OSError(f"{self.journal.folder}: the journal's disk takes nothing")

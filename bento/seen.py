@@ -100,13 +100,14 @@ class Seen:
 
     def add_all(self, entries: Sequence[tuple[str, str, Entry]]) -> None:
         """Likewise some of (id, kind, entry), a few hundred at most, with one write."""
-        if self._unsaved:
-            self._save()
         # In the order of the journal: what is behind the last line in the file is what a start reads again.
         waits = self._unsaved or any(in_memory(entry.location) for _, _, entry in entries)
         if waits or not self._insert(entries):
             for key, kind, entry in entries:
                 self._unsaved.setdefault(key, {}).setdefault(kind, entry)
+        if waits:
+            # Only now: once all is saved, nobody can ask any more where lines went that had to wait.
+            self._save()
 
     def _insert(self, entries: Sequence[tuple[str, str, Entry]]) -> bool:
         """Write entries, all or none; False if the disk does not take them."""

@@ -20,6 +20,7 @@ from bento.line_ends import LineEnds
 from bento.logs import CANNOT_START, configure
 from bento.probes import Probes
 from bento.problem import MEDIA_TYPE, Problem
+from bento.processor import anywhere, check, keep_to_one
 from bento.service_settings import service_settings
 from bento.short_way import ShortWay
 from bento.tracing import Tracing
@@ -53,11 +54,11 @@ class FraudScorer:
         # BentoML's supervisor imports this module too, and needs none of what takes seconds to import.
         from bento.lake_loading import LakeLoading
         from bento.metrics import Metrics
-        from bento.processor import keep_to_one
         from bento.serving import Serving
 
         configure()
         try:
+            check()
             app.state.access = Access(service_settings())
             app.state.tracing = self._tracing = Tracing.of_environment()
             self._serving: Serving = Serving.open(metrics=Metrics(shared_cells()))
@@ -88,6 +89,8 @@ class FraudScorer:
     @bentoml.api(route=WHAT_IF_PATH)
     def what_if(self, transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Score up to 500 transactions as ``/v1/score`` would now; nothing is recorded or journalled."""
+        # BentoML calls it in a thread of its own.
+        anywhere()
         try:
             return self._serving.what_if(transactions)
         except Problem as error:

@@ -81,16 +81,18 @@ class Together:
         now = time.perf_counter_ns()
         for each in group:
             each.case.started_ns += now
-        fault: BaseException = RuntimeError("it was not decided")
+        fault: BaseException | None = None
         try:
             self._decide([each.case for each in group])
         except BaseException as error:  # a library's panic included: it concerns them all, and nobody else
             fault = error
         for case, future, *_ in group:
-            if case.reply is not None:
-                future.set_result(case.reply)
-            else:
-                future.set_exception(_told(case.error or fault))
+            if fault is not None and case.reply is None:
+                case.error = case.error or _told(fault)
+            try:
+                future.set_result(case.answered())
+            except Exception as error:  # its sender is told
+                future.set_exception(_told(error))
         if self._waiting:
             # Only now: the answers go out first.
             self._soon()

@@ -6,7 +6,6 @@ The champion's own work is done first and as ever; whatever the challenger does 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -98,10 +97,12 @@ class Arrangement:
         taking = [(turn, turn.answer.values) for turn in turns if turn.answer is not None]
         if self.trial is None or len(taking) < 2:
             return
-        with suppress(Exception):
+        try:
             scores = self.trial.challenger.bundle.score(np.concatenate([values for _, values in taking]))
             for (turn, _), score in zip(taking, scores.tolist(), strict=True):
                 turn.score = score
+        except Exception as error:  # as in ``settle``, which says so of each that fails alone
+            _log.warning("the challenger cannot score several at once, and is asked for each: %r", error)
 
 
 @dataclass(slots=True)
@@ -182,8 +183,10 @@ class Turn:
             asked = seen.values is not None and (self.answer is not None or self._why is not None)
             if self._takes_part and asked:
                 try:
+                    scored_alone = self.answer is not None and self.score is None
                     self._beside(trial, acted, transaction)
-                    self._judge(trial, acted, time.perf_counter_ns() - started_ns, group)
+                    elapsed_ns = time.perf_counter_ns() - started_ns
+                    self._judge(trial, acted, elapsed_ns, None if scored_alone else group)
                 except Exception as error:  # the last stand: what is tried must never cost a decision
                     _say(trial, "trial", error)
         if acted.decision == "decline" and self._rollout.explore:

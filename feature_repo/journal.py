@@ -180,16 +180,27 @@ class _AppendOnly:
 
     def __init__(self, path: Path, day: int) -> None:
         self.path, self.day = path, day
+        # Whether a part of a line stands at the end, which the next one must not become part of.
+        self._torn = False
         self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             self._size = os.fstat(self._fd).st_size
             if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
-                self.append([b"\n"])
+                self._append([b"\n"])
         except OSError:
             os.close(self._fd)
             raise
 
     def append(self, lines: Sequence[bytes]) -> list[Location]:
+        """Where those stand that were written whole, the first of them; raises OSError if none of some was."""
+        if not lines:
+            return []
+        if self._torn:
+            self._append([b"\n"])
+            self._torn = False
+        return self._append(lines)
+
+    def _append(self, lines: Sequence[bytes]) -> list[Location]:
         whole = b"".join(lines)
         try:
             written = os.write(self._fd, whole)
@@ -204,7 +215,10 @@ class _AppendOnly:
             self._size += len(line)
         if written != len(whole):
             # Whole lines stay: whoever loads the journal may have seen them already.
-            os.ftruncate(self._fd, self._size)
+            try:
+                os.ftruncate(self._fd, self._size)
+            except OSError:
+                self._size, self._torn = end, True
         if not places:
             raise OSError(f"{self.path}: only {written} of {len(whole)} bytes written: is the disk full?")
         return places

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -142,6 +142,24 @@ def test_lines_of_some_are_written_at_once_or_as_far_as_the_disk_takes_them(jour
     assert ids(journal.folder) == ["d1", "d2", "d3", "d4", "d5"]
 
 
+def test_what_cannot_be_cut_off_is_no_part_of_the_next_line(journal, time, monkeypatch, caplog):
+    journal.decision(decision(1))
+    (path,) = journal.folder.glob("decisions-*")
+
+    def refused(fd, at):
+        raise OSError("not now")
+
+    with monkeypatch.context() as broken, full_disk(at=path.stat().st_size + 60):
+        broken.setattr(os, "ftruncate", refused)
+        journal.decisions([decision(number) for number in (2, 3)])
+    time.now += RETRY_S
+    assert journal.settle()
+    place = journal.decision(decision(4))
+    assert ids(journal.folder) == ["d1", "d2", "d3", "d4"]
+    assert journal.read(place)["transaction_id"] == "d4"
+    assert "line 3: not JSON" in caplog.text
+
+
 def test_of_some_lines_those_that_are_lost_have_no_place(journal):
     rows = [
         {"transaction_id": f"e{number}", "text": "x" * size} for number, size in enumerate((900, 1900, 9))
@@ -150,6 +168,14 @@ def test_of_some_lines_those_that_are_lost_have_no_place(journal):
         places = journal.events([journal.event_record("transactions", row) for row in rows])
     assert [place is None for place in places] == [False, True, False]
     assert journal.lost == 1
+
+
+def test_nothing_to_write_is_no_trouble_of_the_disk(journal, caplog):
+    assert (journal.events([]), journal.decisions([])) == ([], [])
+    assert not caplog.text
+    with full_disk():
+        journal.decision(decision(1))
+    assert "lines wait in memory" in caplog.text
 
 
 def test_closing_tries_once_more_and_says_what_is_lost(tmp_path, caplog):
@@ -223,6 +249,28 @@ def test_an_index_that_finds_its_disk_full_is_kept_in_memory(journal):
         assert seen.find("d1")["decision"].location == place
         seen.add("d2", "decision", "two", place)
         assert seen.find("d2")["decision"].digest == "two"
+
+
+def test_a_line_that_waited_within_its_own_batch_is_found_in_the_index(journal, time, monkeypatch):
+    """The disk takes lines again between the first and the second of them, while older ones wait to be indexed."""
+    decide = journal.decision
+    with closing(Seen(journal.folder, journal)) as seen, ExitStack() as disk:
+        disk.enter_context(full_disk())
+        seen.add("d0", "decision", "0", decide(decision(0)))
+
+        def then_free(record):
+            place = decide(record)
+            disk.close()
+            time.now += RETRY_S
+            return place
+
+        monkeypatch.setattr(journal, "decision", then_free)
+        places = journal.decisions([decision(i) for i in (1, 2, 3)])
+        assert [in_memory(place) for place in places] == [True, False, False]
+        seen._save_at = 0.0
+        seen.add_all([(f"d{i}", "decision", Entry(str(i), place)) for i, place in enumerate(places, start=1)])
+        assert journal.read(seen.find("d1")["decision"].location)["transaction_id"] == "d1"
+        assert not seen._unsaved
 
 
 def test_some_are_indexed_and_found_at_once(journal):

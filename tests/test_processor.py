@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from bento import processor
-from pipelines.serve import running_service
+from pipelines.serve import ServiceError, running_service
 from tests.deployments import after_load, deployed, events, fresh, wait_for, worker_pid
 from tests.faults import kill, pid_of
 
@@ -38,14 +38,16 @@ def test_a_lone_worker_and_its_embedded_store_share_a_processor_which_the_loader
     monkeypatch.delenv("FRAUD_PROCESSOR")
     one = {min(ALL)}
     rows = events(seed=5, count=50)
-    with deployed(tmp_path, *rows), running_service(tmp_path, without_champion=True) as url:
-        assert httpx.post(f"{url}/v1/score", json=fresh(after_load(rows[0])[0])).status_code == 200
-        worker = worker_pid(tmp_path)
-        assert os.sched_getaffinity(worker) == one
-        assert os.sched_getaffinity(pid_of(tmp_path)) == one
-        wait_for(lambda: [os.sched_getaffinity(pid) & one for pid in followers(worker)] == [set()])
-        kill(tmp_path)
-        wait_for(lambda: os.sched_getaffinity(pid_of(tmp_path)) == one)
+    with deployed(tmp_path, *rows):
+        with running_service(tmp_path, without_champion=True) as url:
+            assert httpx.post(f"{url}/v1/score", json=fresh(after_load(rows[0])[0])).status_code == 200
+            worker = worker_pid(tmp_path)
+            assert os.sched_getaffinity(worker) == one
+            assert os.sched_getaffinity(pid_of(tmp_path)) == one
+            wait_for(lambda: [os.sched_getaffinity(pid) & one for pid in followers(worker)] == [set()])
+            kill(tmp_path)
+            wait_for(lambda: os.sched_getaffinity(pid_of(tmp_path)) == one)
+        assert os.sched_getaffinity(pid_of(tmp_path)) == ALL
 
 
 @several
@@ -79,7 +81,9 @@ def test_with_any_the_thread_is_kept_to_none(monkeypatch, kept):
     ("given", "why"),
     [("first", "named by its number"), ("-1", "named by its number"), ("4096", "may run on")],
 )
-def test_a_processor_that_there_is_not_is_refused(monkeypatch, kept, given, why):
+def test_a_service_does_not_start_on_a_processor_that_there_is_not(home, monkeypatch, given, why):
     monkeypatch.setenv("FRAUD_PROCESSOR", given)
     with pytest.raises(ValueError, match=f"FRAUD_PROCESSOR.*{given}.*{why}"):
-        processor.keep_to_one()
+        processor.check()
+    with pytest.raises(ServiceError, match=f"FRAUD_PROCESSOR.*{given}.*{why}"), running_service(home):
+        pass

@@ -222,6 +222,27 @@ def test_a_group_is_timed_once_whichever_of_it_the_challenger_decides(deployment
             assert (guards["taken"], guards["timed"]) == (taking * times, times)
 
 
+def test_those_that_the_challenger_can_only_score_one_by_one_are_timed_one_by_one(deployment, shelf, caplog):
+    shelf.put("shadow", "2")
+    with service(shelf) as serving:
+        bundle = serving.rollouts.current.trial.challenger.bundle
+        score_some = bundle.score
+
+        def single(values):
+            if len(values) > 1:
+                raise RuntimeError("no more than one")
+            return score_some(values)
+
+        bundle.score = single
+        requests = (fresh(LATER[0], customer_id=f"o{i}", terminal_id=f"ot{i}") for i in range(4))
+        cases = [Case(serving._transaction_in(each), 0) for each in requests]
+        serving._scorer.decide(cases)
+        guards = serving.model()["rollout"]["guards"]
+        assert (guards["taken"], guards["timed"]) == (4, 4)
+        assert all(case.record["beside"]["score"] is not None for case in cases)
+    assert "cannot score several at once" in caplog.text
+
+
 @pytest.mark.parametrize("mode", ["canary", "ab"])
 def test_customers_are_shared_between_the_models_by_a_sticky_hash(deployment, shelf, mode):
     shelf.put(mode, "3", share=0.3)

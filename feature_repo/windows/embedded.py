@@ -40,15 +40,6 @@ def socket_path(home: Path) -> Path:
         return _default_socket(home)
 
 
-def server_pid(home: Path) -> int | None:
-    """The process of the home's server, as it is known; None before it is."""
-    try:
-        pid: int | None = json.loads(_record(home).read_text(encoding="utf-8"))["pid"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
-    return pid
-
-
 def ensure_running(home: Path) -> Path:
     """Start the home's server unless it answers; returns its socket.
 
@@ -173,10 +164,12 @@ def _wait_for_answer(home: Path, socket: Path) -> None:
 
 
 def _unanswered(home: Path, socket: Path, what: str) -> str:
+    with suppress(FileNotFoundError, ValueError):
+        what = f"process {json.loads(_record(home).read_text(encoding='utf-8')).get('pid')} {what}"
     path = home / "valkey" / "valkey.log"
     log = path.read_text(encoding="utf-8", errors="replace")[-2000:] if path.exists() else ""
     return (
-        f"embedded Valkey: {socket}: process {server_pid(home) or 'not known yet'} {what} after {_START_SECONDS:.0f} s; "
+        f"embedded Valkey: {socket}: {what} after {_START_SECONDS:.0f} s; "
         f"if it is still loading, try again; if it hangs, end that process. Its log ends:\n{log}"
     )
 
