@@ -179,6 +179,22 @@ def test_a_value_among_nulls_is_first_last_least_and_greatest():
     assert run(spec, range(5), [None, None, 7, None, None], [(5, 5)]) == [[5, 7, 7, 7, 7, 7.0, None, 1]]
 
 
+def test_least_and_greatest_of_two_columns_are_kept_apart():
+    asked = [("min", "amount"), ("min", "fee"), ("max", "fee"), ("max", "amount")]
+    outputs = tuple(Aggregate(f"{name}_{column}", name, column, 10) for name, column in asked)
+    spec = ViewSpec("view", "events", ("key",), "id", "time", "known", "", 0, outputs)
+    columns = {"amount": [3, 1, 2], "fee": [20, 30, 10]}
+    times = np.arange(3)
+    events = Events(
+        timestamps=times,
+        known=times,
+        values=np.array([columns[column.name] for column in spec.columns]),
+        starts=np.array([0, 3]),
+    )
+    found = [plain(spec, row) for row in answer(spec, events, [(2, 2), (5, 5)])]
+    assert found == [[1, 20, 30, 3], [1, 10, 30, 3]]
+
+
 def test_zero_is_a_value():
     spec = spec_of("first", "min", "max", "mean", "count_distinct")
     assert run(spec, [0], [0], [(1, 1)]) == [[0, 0, 0, 0.0, 1]]

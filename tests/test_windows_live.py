@@ -293,29 +293,51 @@ def test_a_derived_view_is_written_only_once_what_it_is_computed_from_has_its_hi
     assert answers(store, specs["peak"], 6) == {"peak_then_sum_1m": 1400}
 
 
-def test_an_event_too_old_for_its_derived_columns_goes_to_all_other_views(small, caplog):
+DAYS = 4 * 86_400
+
+
+@pytest.fixture
+def rated(small):
+    """A store in which an event of four days ago is too old for what ``rated`` computes of it; a recorder, the views' specs."""
     store, source, path = small
-    days = 4 * 86_400
-    write_events(path, [event(1, 1), event(2, days)])
+    write_events(path, [event(1, 1), event(2, DAYS)])
     usual, then = usual_then(source)
     peak = view_of(source, {("count", ""): ["5d"]}, name="peak", prefix="peak", derived=[then])
     rated = view_of(
         source, {("count", ""): ["5d"], ("sum", "then"): ["5d"]}, name="rated", prefix="rated", derived=[then]
     )
     store.apply([usual, peak, rated])
-    store.materialize(at(-1), at(days + 1))
-    specs = {spec.view: spec for spec in windowed_specs(store)}
-    recorder = LiveRecorder.open(store)
-    old, new = event(3, 5, late=days), event(4, days + 5)
+    store.materialize(at(-1), at(DAYS + 1))
+    return LiveRecorder.open(store), {spec.view: spec for spec in windowed_specs(store)}
+
+
+def test_an_event_too_old_for_its_derived_columns_goes_to_all_other_views(small, rated, caplog):
+    store, _, path = small
+    recorder, specs = rated
+    old, new = event(3, 5, late=DAYS), event(4, DAYS + 5)
     recorder.record("events", [old])
-    assert answers(store, specs["peak"], days + 10) == {"peak_events_count_5d": 3}
+    assert answers(store, specs["peak"], DAYS + 10) == {"peak_events_count_5d": 3}
     assert recorder.record("events", [old, new]) == [to_microseconds(e["known"]) for e in (old, new)]
-    assert answers(store, specs["peak"], days + 10) == {"peak_events_count_5d": 4}
-    assert answers(store, specs["rated"], days + 10)["rated_events_count_5d"] == 3
+    assert answers(store, specs["peak"], DAYS + 10) == {"peak_events_count_5d": 4}
+    assert answers(store, specs["rated"], DAYS + 10)["rated_events_count_5d"] == 3
     assert f"{named(specs['rated'])} lacks an event of events until fraud backfill loads it" in caplog.text
-    write_events(path, [event(1, 1), event(2, days), old, new])
-    store.materialize(at(-1), at(days + 11), feature_views=["rated"])
-    assert answers(store, specs["rated"], days + 12) == {"rated_events_count_5d": 4, "rated_then_sum_5d": 200}
+    write_events(path, [event(1, 1), event(2, DAYS), old, new])
+    store.materialize(at(-1), at(DAYS + 11), feature_views=["rated"])
+    assert answers(store, specs["rated"], DAYS + 12) == {"rated_events_count_5d": 4, "rated_then_sum_5d": 200}
+
+
+def test_an_event_beside_one_that_is_too_old_counts_from_when_it_is_said_to_be_known(small, rated):
+    store, _, _ = small
+    recorder, specs = rated
+    events = [{**event(3, 5), "known": None}, {**event(4, DAYS + 5), "known": None}]
+    _, new = recorder.write_each("events", events)
+    reader = StateReader(online_client(store), [StateView(specs["peak"], store.project, ("key",))])
+    instant = np.array([to_microseconds(at(DAYS + 10))])
+    counts = [
+        reader.read([{"key": "a"}], instant, np.array([known]))[0][0][0].tolist()
+        for known in (new.known_us, new.known_us + 1)
+    ]
+    assert counts == [[[3]], [[4]]]
 
 
 def test_a_view_whose_filter_cannot_be_asked_of_an_event_does_not_stop_the_others(small, caplog):

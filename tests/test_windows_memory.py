@@ -72,6 +72,9 @@ def test_what_is_kept_has_a_limit(monkeypatch):
     arrays = [memory.empty((ROWS,)) for _ in range(6)]
     del arrays
     assert sum(size * len(kept) for size, kept in memory._FREE.items()) <= 20 << 20
+    large = memory.empty((30 << 17,))
+    del large
+    assert sum(size * len(kept) for size, kept in memory._FREE.items()) <= 20 << 20
 
 
 def test_one_that_grows_or_shrinks_lets_go_of_what_it_was():

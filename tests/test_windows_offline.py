@@ -16,6 +16,7 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
+from feature_repo.windows import family
 from feature_repo.windows.offline_store import WindowedOfflineStore
 from feature_repo.windows.sources import pinned
 from feature_repo.windows.state import code, to_microseconds
@@ -106,6 +107,18 @@ def test_of_a_composite_key_with_one_part_null_nothing_counts(folder):
     store = deploy(folder, [event(1, 1, place=None), event(2, 1, place="x")], entities=(HOLDER, PLACE))
     frame = pd.DataFrame({"key": ["a", "a", None], "place": [None, "x", "x"], "event_timestamp": [at(5)] * 3})
     assert ask(store, frame)[NAME_COUNT] == [0, 1, 0]
+
+
+def test_of_pairs_that_nobody_asks_events_may_be_left_out(folder, monkeypatch):
+    events = [event(n, n / 5, key="ab"[n % 2], place="xyz"[n % 3]) for n in range(40)]
+    store = deploy(folder, events, entities=(HOLDER, PLACE))
+    asked = []
+    monkeypatch.setattr(
+        family, "mark", lambda codes, marks, mark=family.mark: (asked.append(len(codes)), mark(codes, marks))
+    )
+    frame = pd.DataFrame({"key": ["a", "b"], "place": ["x", "z"], "event_timestamp": [at(9), at(9)]})
+    assert ask(store, frame)[NAME_COUNT] == [7, 6]
+    assert asked == [2]
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,15 @@ def test_what_is_marked_stays_and_most_of_the_rest_does_not(asked, drawn, size):
         assert set(codes.tolist()) <= {-1}
 
 
+def test_of_codes_that_nobody_asks_most_are_left_out():
+    marks = np.zeros(1 << 16, dtype=np.bool_)
+    mark(np.arange(0, 100, dtype=np.int64), marks)
+    codes = np.arange(10_000, dtype=np.int64)
+    leave_unmarked(codes, marks)
+    assert codes[:100].tolist() == list(range(100))
+    assert np.count_nonzero(codes[100:] >= 0) < 100
+
+
 @pytest.mark.parametrize("kind", [np.int32, np.int64])
 def test_a_key_of_parts_has_one_code_and_none_where_a_part_is_missing(kind):
     codes = np.array([0, 3, -1, 2, 1], dtype=kind)
@@ -98,10 +107,11 @@ def test_a_key_of_parts_has_one_code_and_none_where_a_part_is_missing(kind):
             ["a", "b", "zz"],
         ),
         (pa.chunked_array([pd.Categorical(["b", None, "a", "b", "zz"], ["never", "zz", "a", "b"])]), "VARCHAR", ["a", "b", "zz"]),
+        (pa.chunked_array([pd.Categorical(["2", None, "1", "2", "3"], ["3", "2", "1", "never"])]), "BIGINT", [1, 2, 3]),
         (pa.chunked_array([["2", None, "1", "02", "3"]]), "BIGINT", [1, 2, 3]),
         (pa.chunked_array([pa.array([2, None, 1, 2, 3], pa.int16())]), "VARCHAR", ["1", "2", "3"]),
     ],
-    ids=["text", "coded text", "categories", "text for numbers", "numbers for text"],
+    ids=["text", "coded text", "categories", "categories for numbers", "text for numbers", "numbers for text"],
 )  # fmt: skip
 def test_asked_values_are_numbered_as_the_source_writes_them(asked, kind, events):
     with duckdb.connect() as connection:

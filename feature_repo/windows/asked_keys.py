@@ -15,11 +15,13 @@ _VALUES = "__asked_values"
 
 def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
     """A column as its distinct values and the place of each row's among them."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    if not column.num_chunks:
+    if pa.types.is_dictionary(column.type):
+        # Its own values may be many that no row has.
+        column = column.cast(column.type.value_type)
+    if pa.types.is_null(column.type) or not column.num_chunks:
         # Not every type of values has an array without any.
-        return pa.nulls(0).dictionary_encode()
+        return pa.nulls(len(column)).dictionary_encode()
+    column = column.dictionary_encode()
     if column.num_chunks == 1:
         return column.chunk(0)
     return pa.concat_arrays(column.unify_dictionaries().chunks)

@@ -32,7 +32,7 @@ from feature_repo.windows.event_sql import refuse_nulls
 from feature_repo.windows.limits import limits_of
 from feature_repo.windows.resolve import with_bases
 from feature_repo.windows.slabs import Request, Slabs
-from feature_repo.windows.sources import instant_sql, source_sql
+from feature_repo.windows.sources import SourceTables, instant_sql
 from feature_repo.windows.spec import Derived, ViewSpec, check_computed
 from feature_repo.windows.transform import reals
 
@@ -133,14 +133,20 @@ class EventColumns:
         connection: a DuckDB in UTC, in which conditions and table expressions are understood.
         config: the repository's, for its paths and its memory limit.
         sources: see ``sources_of``.
+        read: the tables of sources that others read beside; None: nobody does.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, config: RepoConfig, sources: Mapping[str, FileSource]
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        config: RepoConfig,
+        sources: Mapping[str, FileSource],
+        read: SourceTables | None = None,
     ) -> None:
         self._connection = connection
         self._config = config
         self._sources = sources
+        self._read = read or SourceTables(config.repo_path)
         self._folder: Path | None = None
         self._files = 0
 
@@ -180,7 +186,7 @@ class EventColumns:
             FileNotFoundError: the source is not there. ValueError, TypeError: as ``tables``.
         """
         given = self._sources[derived[0].source]
-        theirs = source_sql(given, self._config.repo_path)
+        theirs = self._read.of(given).sql
         _require(_of(spec, given), [spec.event_id], column_types(self._connection, theirs))
         # The source is read once for the event itself, however often its row is then asked for.
         query = f"SELECT * FROM {theirs} WHERE CAST({quote(spec.event_id)} AS VARCHAR) = $1"
@@ -222,7 +228,7 @@ class EventColumns:
 
     def _taken_over(self, spec: ViewSpec, table: str, derived: Sequence[Derived]) -> str:
         """A table with columns that another source's events have, by event id."""
-        theirs = source_sql(self._sources[derived[0].source], self._config.repo_path)
+        theirs = self._read.of(self._sources[derived[0].source]).sql
         name = quote(spec.event_id)
         ids = f"CAST({name} AS VARCHAR) IN (SELECT CAST({name} AS VARCHAR) FROM {table})"
         first = self._theirs(spec, theirs, ids, derived)
@@ -291,7 +297,7 @@ class EventColumns:
         return parquet_sql((path,))
 
     def _base(self, view: ViewSpec, origin: _Origin, span: tuple[int, int]) -> Wanted:
-        table = source_sql(self._sources[view.source], self._config.repo_path)
+        table = self._read.of(self._sources[view.source]).sql
         condition = ""
         if computes(view):
             types = column_types(self._connection, table)

@@ -203,19 +203,26 @@ class LiveRecorder:
     def _write(
         self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken]
     ) -> list[Written | Exception]:
+        given = taken or [NOTHING] * len(events)
+        if self._recorder.better_alone(source, events):
+            return self._one_by_one(source, events, given)
         try:
-            return [*self._recorder.write(source, events, taken)]
+            return [*self._recorder.write(source, events, given)]
         except (LookupError, TypeError, ValueError) as error:
-            given = taken or [NOTHING] * len(events)
             if len(events) > 1:
-                each = zip(events, given, strict=True)
-                return [written for event, more in each for written in self._write(source, [event], [more])]
+                return self._one_by_one(source, events, given)
             if isinstance(error, LackingValueError):
                 return [error]
             try:
                 return [self._write_apart(source, events[0], given[0], error)]
             except (LookupError, TypeError, ValueError) as why:
                 return [why]
+
+    def _one_by_one(
+        self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken]
+    ) -> list[Written | Exception]:
+        each = zip(events, taken, strict=True)
+        return [written for event, more in each for written in self._write(source, [event], [more])]
 
     def _write_apart(self, source: str, event: Mapping[str, Any], taken: Taken, error: Exception) -> Written:
         """Record an event into each view that can take it, under one known time."""

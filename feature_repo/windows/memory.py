@@ -78,6 +78,8 @@ def release() -> None:
 
 
 def _give_back(memory: mmap.mmap) -> None:
+    if len(memory) > _MOST_BYTES:
+        return
     if sum(room * len(kept) for room, kept in list(_FREE.items())) + len(memory) > _MOST_BYTES:
         release()
     if _advise(memory, _UNUSED):
@@ -95,6 +97,6 @@ def _advise(memory: mmap.mmap, advice: int | None) -> bool:
 
 
 def _room(size: int) -> int:
-    """Bytes of the memory for an array: few different sizes, at most an eighth more than asked for."""
+    """Bytes of the memory for an array: few different sizes, at most an eighth more than asked for, or 2 MB."""
     step = 1 << max(size.bit_length() - 4, 21)
     return -(-size // step) * step

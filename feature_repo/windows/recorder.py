@@ -84,6 +84,10 @@ class _Stage:
         """A call as it is sent."""
         return self._script.call(call.keys, [self._constants, *call.arguments], 1 + call.count)
 
+    def is_known(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event says when it became known, or does so by its time."""
+        return not self._created or event.get(self._created) is not None
+
     def known(self, event: Mapping[str, Any], known: int) -> Mapping[str, Any]:
         """The event with the known time that it was given."""
         return {**event, self._created: from_microseconds(known)} if self._created else event
@@ -106,6 +110,15 @@ class _Source:
         self._stages = [_Stage(client, project, depths[depth]) for depth in sorted(depths)]
         self._others = EventValues(client, project, targets[0].spec.timestamp, others) if others else None
 
+    def is_known(self, event: Mapping[str, Any]) -> bool:
+        """Whether an event says when it became known, or does so by its time."""
+        return self._whole.is_known(event)
+
+    @property
+    def staged(self) -> bool:
+        """Whether several events are written in stages."""
+        return len(self._stages) > 1 or self._others is not None
+
     def stages(
         self, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken]
     ) -> tuple[list[_Stage], EventValues | None]:
@@ -114,7 +127,7 @@ class _Source:
         Raises:
             KeyError, TypeError, ValueError: an event that one of the stages could not write.
         """
-        if len(events) == 1 or (len(self._stages) == 1 and self._others is None):
+        if len(events) == 1 or not self.staged:
             return [self._whole], None
         for event in events:
             self._whole.values.check(event)
@@ -186,6 +199,15 @@ class EventRecorder:
                 for source, own in targets.items()
             },
         )
+
+    def better_alone(self, source: str, events: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether events had better be written one by one, if what fails for one is to be tried again for the others.
+
+        Where a later stage fails, the earlier ones are written. Events that are known by the server's clock would then be known
+        at another time when they are written again.
+        """
+        found = self._sources.get(source)
+        return found is not None and found.staged and len(events) > 1 and not all(map(found.is_known, events))
 
     def record(
         self, source: str, events: Sequence[Mapping[str, Any]], taken: Sequence[Taken] = ()

@@ -21,7 +21,7 @@ from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.limits import limits_of
 from feature_repo.windows.plain import DUMMY_KEY, point_in_time_join
 from feature_repo.windows.slabs import Progress, Request, Slabs
-from feature_repo.windows.sources import SourceTable, instant_sql, source_table
+from feature_repo.windows.sources import SourceTables, instant_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.transform import Transform, declared_transform
 
@@ -148,8 +148,9 @@ class Retrieval:
         self._connection = connection
         self._asked = asked
         self._slabs: Slabs | None = None
-        self._sources: dict[str, SourceTable] = {}
-        self._event_columns = EventColumns(connection, question.config, question.sources)
+        # Of one version each, however many views read it.
+        self._sources = SourceTables(question.config.repo_path)
+        self._event_columns = EventColumns(connection, question.config, question.sources, self._sources)
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +217,7 @@ class Retrieval:
         requests = []
         for view, keys in zip(self._question.views, join_keys, strict=True):
             if view.spec:
-                source = self._source(view.view.batch_source)
+                source = self._sources.of(view.view.batch_source)
                 requests.append(Request(view.spec, source.sql, keys, source.full))
         if not any(computes(request.spec) for request in requests):
             return requests
@@ -246,17 +247,11 @@ class Retrieval:
     def _plain(
         self, rows: EntityRows, asked: AskedView, join_keys: dict[str, str]
     ) -> dict[str, pa.ChunkedArray]:
-        source = self._source(asked.view.batch_source).sql
+        source = self._sources.of(asked.view.batch_source).sql
         filtered = rows.known is not None or self._question.filter_by_created
         return point_in_time_join(
             self._connection, asked.view, source, join_keys, list(asked.features), filtered
         )
-
-    def _source(self, source: FileSource) -> SourceTable:
-        """A source's table: of one version, however many views read it."""
-        if source.name not in self._sources:
-            self._sources[source.name] = source_table(source, self._question.config.repo_path)
-        return self._sources[source.name]
 
     def _transformed(
         self, view: OnDemandFeatureView, transform: Transform, columns: dict[str, Any]

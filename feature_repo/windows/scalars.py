@@ -62,7 +62,7 @@ def event_number(value: Any) -> int:
     Raises:
         TypeError: as ``code``.
     """
-    return code(value) >> 16
+    return int.from_bytes(event_number_bytes(value), "little")
 
 
 def event_number_bytes(value: Any) -> bytes:
@@ -108,6 +108,8 @@ def number(value: Any, scale: int, column: str) -> int:
             f"column {column!r}: {value!r} is {type(value).__name__}; windows add integers: store cents, "
             f"or a decimal and declare its scale (window.scale)"
         )
+    if isinstance(value, Decimal) and not value.is_finite():
+        raise ValueError(f"column {column!r}: {value} is no number that windows can add; leave it null")
     scaled = Decimal(value).scaleb(scale) if scale else value
     if scaled != int(scaled) or int(scaled) not in _INT64:
         raise ValueError(

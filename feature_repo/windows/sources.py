@@ -41,6 +41,24 @@ class SourceTable:
     full: frozenset[str] = frozenset()
 
 
+class SourceTables:
+    """The tables of sources, each looked for once: all who read one by this object read one version of it.
+
+    Args:
+        repo_path: what paths of sources are relative to.
+    """
+
+    def __init__(self, repo_path: Path | None) -> None:
+        self._repo_path = repo_path
+        self._found: dict[str, SourceTable] = {}
+
+    def of(self, source: FileSource) -> SourceTable:
+        """A source's table; raises as ``source_table``."""
+        if source.name not in self._found:
+            self._found[source.name] = source_table(source, self._repo_path)
+        return self._found[source.name]
+
+
 def source_sql(source: FileSource, repo_path: Path | None) -> str:
     """A DuckDB table expression over the files of a source; raises as ``source_table``."""
     return source_table(source, repo_path).sql

@@ -90,10 +90,8 @@ FAULTS = [
     Fault("_extremes", "queue[head] < lo", "False"),
     Fault("_extremes", "if back < value if least else back > value:", "if back > value if least else back < value:"),
     Fault("_extremes", "while following < hi:", "while following < hi - 1:"),
-    Fault(
-        "_extremes", "if back < value if least else back > value:", "if back <= value if least else back >= value:",
-        "of equal values the older is kept as well: the queue is longer, its head the same value",
-    ),
+    # Of equal values the older is kept as well: the queue grows beyond its room.
+    Fault("_extremes", "if back < value if least else back > value:", "if back <= value if least else back >= value:"),
     Fault("_extremes", "head = min(heads[a], lowest)", "head = heads[a]"),
     Fault("_extremes", "head = min(heads[a], lowest)", "head = min(heads[a], tail)"),
     Fault("_extremes", "lowest = min(lowest, tail)", "lowest = tail"),
