@@ -11,9 +11,7 @@ from datetime import timedelta
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, settings
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from schemathesis.checks import CHECKS
 from starlette.routing import Match, Route
 
 from bento.app import create_app
@@ -21,21 +19,13 @@ from bento.openapi import BENTOML, document
 from bento.problem import KINDS
 from tests.asgi import Client, kind_of
 from tests.deployments import after_load, body_of, events, opened, with_bundle
+from tests.fuzzing import FUZZING, SEMANTIC
 from tests.homes import client_of
 
 TRANSACTIONS, CHARGEBACKS = events(seed=4, count=150)
 ROW = after_load(TRANSACTIONS)[0]
 APP = create_app()
 OF_APP = schemathesis.openapi.from_asgi("/docs.json", APP).exclude(tag=BENTOML)
-# What is asked for may be refused for what no schema says: times in the future, ids that are taken.
-SEMANTIC = CHECKS.get_by_names(["positive_data_acceptance"])
-FUZZING = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 FEW_IDS = 5
 
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+import schemathesis
 
-from bento.openapi import document
+from bento.openapi import BENTOML, document
 from feature_repo.journal import read_decisions, read_events
 from feature_repo.lake_writer import version_of
 from feature_repo.store import open_store
@@ -19,11 +20,13 @@ from pipelines.serve import running_service
 from tests import deployments
 from tests.asgi import problem_of
 from tests.deployments import after_load, deployed, events, ready, registered, wait_for, worker_pid
+from tests.fuzzing import FUZZING, SEMANTIC
 from tests.journals import ids
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=5, count=400)
 LATER = after_load(TRANSACTIONS)
+OF_BENTOML = schemathesis.openapi.from_dict(document()).include(tag=BENTOML)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,14 @@ def url(home):
 
 def fresh(**changes):
     return deployments.fresh(LATER[0], **changes)
+
+
+@OF_BENTOML.parametrize()
+@FUZZING
+def test_what_passes_bentoml_s_own_layers_is_answered_as_described_and_leaves_no_trace(case, home, url):
+    before = list(read_decisions(home / "journal"))
+    case.call_and_validate(base_url=url, excluded_checks=SEMANTIC)
+    assert list(read_decisions(home / "journal")) == before
 
 
 @contextmanager
