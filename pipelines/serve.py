@@ -37,7 +37,7 @@ class ServiceError(ConnectionError):
 
 
 def serve(home: Path, host: str = "127.0.0.1", port: int = 3000, workers: int = 1) -> int:
-    """Run the service in the foreground until it ends or is interrupted; returns its exit code.
+    """Run the service in the foreground until it ends, is interrupted or told to end (SIGTERM); returns its exit code.
 
     Args:
         workers: processes that answer; they share journal and metrics.
@@ -50,11 +50,15 @@ def serve(home: Path, host: str = "127.0.0.1", port: int = 3000, workers: int = 
     process = subprocess.Popen(  # noqa: S603
         _command(host, port), env=_environment(home, workers), cwd=PROJECT_ROOT
     )
+    # Whoever supervises this process must not leave the service behind when they end it.
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         return process.wait()
     except KeyboardInterrupt:
         # The terminal has sent the interrupt to the service too; give it the time to end in order.
         return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from tests.asgi import problem_of
 from tests.deployments import after_load, deployed, events, ready, registered, wait_for, worker_pid
 from tests.fuzzing import FUZZING, SEMANTIC
 from tests.journals import ids
+from tests.ports import free_port
 from training.registry import promote
 
 TRANSACTIONS, CHARGEBACKS = events(seed=5, count=400)
@@ -51,6 +54,20 @@ def url(home):
 
 def fresh(**changes):
     return deployments.fresh(LATER[0], **changes)
+
+
+def test_who_ends_fraud_serve_ends_the_service(home, url):
+    port = free_port()
+    command = [sys.executable, "-m", "pipelines.cli", "serve", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: ready(f"http://127.0.0.1:{port}"))
+        process.terminate()
+        process.wait(60)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/livez")
+    finally:
+        process.kill()
 
 
 @OF_BENTOML.parametrize()
