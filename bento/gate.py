@@ -3,8 +3,8 @@
 Scoring is synchronous in the event loop, so a request waits while others are scored. The gate therefore yields once before
 it lets a request go on: all that have arrived by then are seen and counted, those beyond the limit are refused at once, and
 those whose time is up when their turn comes are refused before any work (those to be scored are asked again when they have
-waited for one another, see ``together``). Requests wait in the kernel too, where nobody sees
-them; that time is bounded by the same limit, for the loop never has more than so many to work on before it looks there.
+waited for one another, see ``together``). Requests wait in the kernel too, where nobody sees them; that time is bounded by the
+same limit, for the loop never has more than so many to work on before it looks there.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""How this deployment's service limits what it takes: read once from the environment, typed, loud when wrong.
+"""How this deployment's service limits what it takes, and where it runs: read once from the environment, typed, loud when wrong.
 
 ======================  =====================================================================================
 ``FRAUD_API_KEYS``      the file of API keys (default ``api-keys.json`` in ``FRAUD_HOME``)
@@ -31,7 +31,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Limits of one worker process; ``rate_per_key`` None is no limit, ``processor`` None any of the machine's."""
+    """Limits of one worker process, and where it runs; ``rate_per_key`` None is no limit, ``processor`` None any."""
 
     api_keys: Path
     rate_per_key: float | None = None

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -59,7 +59,9 @@ def fresh(**changes):
 def test_who_ends_fraud_serve_ends_the_service(home, url):
     port = free_port()
     command = [sys.executable, "-m", "pipelines.cli", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         wait_for(lambda: ready(f"http://127.0.0.1:{port}"))
         process.terminate()
@@ -67,7 +69,8 @@ def test_who_ends_fraud_serve_ends_the_service(home, url):
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{port}/livez")
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # as it should be: nothing is left of it
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @OF_BENTOML.parametrize()

@@ -42,12 +42,8 @@ def _read(bench: Bench, store: Any, plan: OnlinePlan, hot: int) -> None:
     client = client_of(store)
     sent = sent_bytes(client)
     answers: list[Any] = []
-
-    def read(row: Any) -> None:
-        answers.append(plan.read([row]))
-
     server_s, client_s = spent_s(client), time.thread_time()
-    apart = [seconds(lambda row=row: read(row)) for row in rows]
+    apart = [seconds(lambda row=row: answers.append(plan.read([row]))) for row in rows]
     server_ms, client_ms = (
         (now - then) / len(rows) * 1e3
         for now, then in ((spent_s(client), server_s), (time.thread_time(), client_s))
@@ -70,13 +66,8 @@ def _read(bench: Bench, store: Any, plan: OnlinePlan, hot: int) -> None:
         "differing", differ, "values", against="offline at the same instants", goal="<= 0", **conditions
     )
     bench.record(
-        "read_spent",
-        server_ms + client_ms,
-        "ms",
-        goal="< 2",
-        against="processor time of server and client, a read",
-        **conditions,
-    )
+        "read_spent", server_ms + client_ms, "ms", goal="< 2", against="processor time of server and client", **conditions
+    )  # fmt: skip
     bench.record(
         "read_p50", median(taken) * 1e3, "ms", goal="< 2", against="by the clock, both on one processor; apart_: on any",
         **conditions,
