@@ -241,6 +241,36 @@ def test_a_state_expires_when_nothing_in_it_can_count_any_more(store, recorder, 
     assert client.ttl(state_of(store, "hourly", key)[0]) > GRACE
 
 
+def test_a_state_takes_little_more_memory_than_its_bytes_however_it_grows(store, recorder, key):
+    client = online_client(store)
+    for i in range(80):
+        recorder.record("events", [event(f"{key}-{i}", i, key=key)])
+        name, state = state_of(store, "everything", key)
+        # What the server keeps beside a string, and the steps in which it gives memory.
+        assert client.memory_usage(name) <= 1.25 * len(state) + 150
+
+
+def test_that_states_are_kept_small_is_nothing_for_the_servers_log(module_home, store, recorder, key):
+    recorder.record("events", [event(f"{key}-{i}", i, key=key) for i in range(40)])
+    before = log_bytes(module_home)
+    recorder.record("events", [event(f"{key}-41", 41, key=key)])
+    name, state = state_of(store, "everything", key)
+    written = log_bytes(module_home) - before
+    # Two views count the event: each its key, a record, and the command around them.
+    assert 0 < written < 2 * (len(name) + 100)
+    left = online_client(store).pttl(name)
+    embedded.stop(module_home)
+    embedded.ensure_running(module_home)
+    again = online_client(store)
+    assert again.get(name) == state
+    assert 0 <= left - again.pttl(name) < 60_000
+
+
+def log_bytes(home):
+    """How much the server's append-only log holds, written as it is by now."""
+    return sum(path.stat().st_size for path in (home / "valkey").rglob("*.aof"))
+
+
 def test_an_event_without_known_time_is_known_now_by_the_servers_clock(store, plan, recorder, key):
     seconds, micros = online_client(store).time()
     now = datetime.fromtimestamp(seconds, UTC)

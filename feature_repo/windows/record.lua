@@ -28,8 +28,12 @@ local function stamped(record, now)
   end
   return string.sub(record, 1, 6) .. string.char(seventh + flag) .. string.sub(record, 8) .. struct.pack(stamp, late)
 end
+-- Bytes from which a state is not copied at every event: most of what such a key holds lies in chunks beside it.
+local large = 32768
 local new_head = struct.pack('<i8I4I4i8I2I2I4', -2^63, 0, 32, -2^63, 0, 0, 0)
 local keep, expiry, lifetime, room, quiet, most_late = {}, {}, {}, {}, {}, {}
+-- How long each state has left to live (ms) that has grown.
+local grown = {}
 for v = 1, #ARGV[1] / 36 do
   local life
   keep[v], expiry[v], life, room[v], quiet[v], most_late[v] = unpack_bytes('<i8i8i8I4I4I4', ARGV[1], 36 * v - 35)
@@ -84,7 +88,9 @@ while at <= last do
           end
         end
         -- To look is cheaper than to write: the log of the server takes writes down.
-        if call('TTL', key) < expiry[v] then
+        local left = call('PTTL', key)
+        if left < expiry[v] * 1000 then
+          left = lifetime[v] * 1000
           call('EXPIRE', key, lifetime[v])
           if indices >= 0 then
             call('EXPIRE', key .. ':c', lifetime[v])
@@ -93,11 +99,20 @@ while at <= last do
             call('EXPIRE', key .. ':d' .. z, lifetime[v])
           end
         end
+        grown[key] = length < large and left or nil
       end
     end
     at = at + slots
   end
 end
+-- An append gives a full string twice its room. A bitwise OR of a string with nothing is the same string in just the room that it
+-- takes. That is not for the log, nor for replicas: what is held, and for how long, stays as it is.
+redis.set_repl(redis.REPL_NONE)
+for key, left in pairs(grown) do
+  call('BITOP', 'OR', key, key)
+  call('PEXPIRE', key, string.format('%.0f', left))
+end
+redis.set_repl(redis.REPL_ALL)
 if #answer == 1 then
   return answer[1]
 end
