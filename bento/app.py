@@ -1,6 +1,7 @@
 """The HTTP routes of the service, as an ASGI app: bodies in, answers or problems out."""
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -12,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from bento.deadline import DEADLINE
-from bento.exchange import JSON, failed, read_body, refuse, send_answer
+from bento.exchange import JSON, counted, failed, read_body, refuse, send_answer
 from bento.openapi import document
 from bento.problem import KINDS, MEDIA_TYPE, PROBLEMS_PATH, HistoryNeededError, Problem
 from bento.processor import beside
@@ -52,8 +53,8 @@ def create_app() -> Starlette:
             Route("/v1/features", _Post("features"), methods=["POST"]),
             Route("/v1/transactions", _Post("transaction"), methods=["POST"]),
             Route("/v1/chargebacks", _Post("chargeback"), methods=["POST"]),
-            Route("/v1/decisions/{transaction_id:any}", _decision, methods=["GET"]),
-            Route("/v1/model", _model, methods=["GET"]),
+            Route("/v1/decisions/{transaction_id:any}", _Get("decision", _decision), methods=["GET"]),
+            Route("/v1/model", _Get("model", _model), methods=["GET"]),
             Route("/v1/{path:any}", _NoSuch()),
             Route(PROBLEMS_PATH + "/{kind}", _problem_kind, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
@@ -88,6 +89,18 @@ class _Post:
             serving.metrics.answers.labels(self._verb, "200").inc()
             again = ((b"idempotent-replayed", b"true"),) if reply.repeated else ()
             await send_answer(send, 200, JSON, reply.body, *again)
+
+
+class _Get:
+    """One GET route, whose answers are counted."""
+
+    def __init__(self, verb: str, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self._verb, self._answer = verb, answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        serving: Serving = scope["app"].state.serving
+        await response(scope, receive, counted(send, serving.metrics, self._verb))
 
 
 async def _answered(serving: "Serving", verb: str, body: bytes, started_ns: int) -> "Reply":
@@ -154,4 +167,7 @@ async def _http_problem(request: Request, error: Exception) -> Response:
         found = Problem("method-not-allowed", f"{method} {path}: use {headers['Allow']}")
     else:
         found = Problem("not-found", f"{method} {path}: see /v1/score and the others in /docs.json")
+    # Among the answers, whoever looks for what there may be would hide the share that fails.
+    serving: Serving = request.app.state.serving
+    serving.metrics.problems.labels(found.kind).inc()
     return Response(found.body(), found.status, headers, MEDIA_TYPE)

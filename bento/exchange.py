@@ -11,9 +11,10 @@ from bento.problem import MEDIA_TYPE, Problem
 from bento.request import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
+    from bento.metrics import Metrics
     from bento.serving import Serving
 
-__all__ = ["BODY_S", "JSON", "failed", "read_body", "refuse", "send_answer"]
+__all__ = ["BODY_S", "JSON", "counted", "failed", "read_body", "refuse", "send_answer"]
 
 JSON = "application/json"
 BODY_S = 0.9
@@ -80,6 +81,17 @@ async def refuse(send: Send, error: Problem) -> None:
     """Answer with the problem's document."""
     again = ((b"retry-after", b"1"),) if error.status == 503 else ()
     await send_answer(send, error.status, MEDIA_TYPE, error.body(), *again, *error.headers)
+
+
+def counted(send: Send, metrics: "Metrics", verb: str) -> Send:
+    """``send``, and the answer that begins by it is counted."""
+
+    async def counting(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            metrics.answers.labels(verb, str(message["status"])).inc()
+        await send(message)
+
+    return counting
 
 
 def failed(serving: "Serving", path: str, error: Exception, body: bytes = b"") -> Problem:

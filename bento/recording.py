@@ -368,7 +368,8 @@ def _of_content(found: Mapping[str, Entry], digest: str, *kinds: str) -> dict[st
     wanted = {kind: entry for kind, entry in found.items() if kind in kinds}
     for entry in wanted.values():
         if entry.digest != digest:
-            raise problem("conflict", "transaction_id", "it was sent before with other content; use a new id")
+            way_out = "what was reported first stands" if "chargebacks" in kinds else "use a new id"
+            raise problem("conflict", "transaction_id", f"it was sent before with other content; {way_out}")
     return wanted
 
 

@@ -94,12 +94,13 @@ class FraudScorer:
         try:
             return self._serving.what_if(transactions)
         except Problem as error:
+            self._serving.metrics.problems.labels(error.kind).inc()
             return Response(error.body(), error.status, media_type=MEDIA_TYPE)  # type: ignore[return-value]
 
 
 # The first is the outermost.
 FraudScorer.add_asgi_middleware(Gate, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(Probes, state=app.state)  # type: ignore[attr-defined]
-FraudScorer.add_asgi_middleware(WhatIfBodies)  # type: ignore[attr-defined]
+FraudScorer.add_asgi_middleware(WhatIfBodies, state=app.state)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(LineEnds)  # type: ignore[attr-defined]
 FraudScorer.add_asgi_middleware(ShortWay, routes=app)  # type: ignore[attr-defined]

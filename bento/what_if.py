@@ -3,15 +3,19 @@
 BentoML answers others in a form of its own, and logs a traceback of each.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
+from starlette.datastructures import State
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bento.exchange import read_body, refuse
+from bento.exchange import counted, failed, read_body, refuse
 from bento.problem import Problem, problem
 from bento.request import type_name
 from bento.score_batch import FIELD, MAX_BATCH_BYTES, elements
+
+if TYPE_CHECKING:
+    from bento.serving import Serving
 
 __all__ = ["WHAT_IF_PATH", "WhatIfBodies"]
 
@@ -19,20 +23,25 @@ WHAT_IF_PATH = "/v1/what_if"
 
 
 class WhatIfBodies:
-    """Middleware: refuses a batch that is not ``{"transactions": [{...}, ...]}``, and passes on all else."""
+    """Middleware: refuses a batch that is not ``{"transactions": [{...}, ...]}``, and passes on all else; counts the answers.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    ``state.serving`` is set when the service has started, which is before the first request.
+    """
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app, self._state = app, state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != WHAT_IF_PATH or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        serving: Serving = self._state.serving
+        send = counted(send, serving.metrics, "what_if")
         try:
             body = await read_body(scope, receive, MAX_BATCH_BYTES)
             _check(body)
         except Problem as error:
-            await refuse(send, error)
+            await refuse(send, failed(serving, WHAT_IF_PATH, error))
         else:
             await self._app(scope, _once(body, receive), send)
 

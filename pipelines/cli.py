@@ -19,6 +19,9 @@ from pipelines.rollout_cli import rollout
 __all__ = ["main"]
 
 console = Console()
+AS_OF = typer.Option(
+    help="What was known then counts: a day (UTC), or an instant with its zone; default: just after the newest event."
+)
 
 
 class _Verbs(TyperGroup):
@@ -174,12 +177,7 @@ def parity(
 
 @main.command()
 def monitor(
-    as_of: Annotated[
-        str | None,
-        typer.Option(
-            help="Labels count as known then: a day (UTC), or an instant with its zone; default: after the newest event."
-        ),
-    ] = None,
+    as_of: Annotated[str | None, AS_OF] = None,
     maturity_days: Annotated[
         float | None,
         typer.Option(min=0, help="Silence of so many days means genuine; default: as in training."),
@@ -206,13 +204,15 @@ def retrain(
     force: Annotated[
         bool, typer.Option("--force", help="Train and judge whatever the verdict says.")
     ] = False,
+    as_of: Annotated[str | None, AS_OF] = None,
 ) -> None:
     """Act on the last verdict: train a challenger, and let it replace the champion only if it is better."""
+    from pipelines.instants import parse_instant
     from pipelines.progress import shown
     from pipelines.retrain import retrain as act
 
     with shown(console) as progress:
-        done = act(force=force, progress=progress)
+        done = act(force=force, as_of=None if as_of is None else parse_instant(as_of), progress=progress)
     console.print(done.summary(), soft_wrap=True, markup=False)
 
 
@@ -260,16 +260,19 @@ def train(
     challenger: Annotated[
         bool, typer.Option("--challenger", help="Register as challenger, not champion.")
     ] = False,
+    as_of: Annotated[str | None, AS_OF] = None,
 ) -> None:
     """Fit a model beside its baselines, judge all on later rows, register it in MLflow."""
     from datetime import timedelta
 
+    from pipelines.instants import parse_instant
     from pipelines.progress import shown
     from pipelines.train import train_model
 
     with shown(console) as progress:
         result = train_model(
             service,
+            as_of=None if as_of is None else parse_instant(as_of),
             maturity=timedelta(days=maturity_days),
             train_days=train_days,
             test_days=test_days,
@@ -284,6 +287,11 @@ def train(
         evaluation = report.evaluation
         console.print(
             f"  {name}: average precision {evaluation.average_precision:.4f}, AUC ROC {evaluation.auc_roc:.4f}"
+        )
+    if result.outdone_by:
+        console.print(
+            f"[yellow]it ranks no better than {' and '.join(result.outdone_by)}[/]: learn from more frauds (--train-days), "
+            "or from better features, before it decides"
         )
 
 

@@ -18,6 +18,11 @@ from training.registry import MODEL_NAME, load_version
 __all__ = ["FOLDER", "ParityRun", "parity", "registry_loader"]
 
 FOLDER = "parity"
+_WAY_OUT = {
+    "late_event": "the service counted events before the lake says they were known; compare the clocks of who writes both",
+    "missing_in_lake": "the service counted events that the lake lacks; load them (fraud ingest)",
+    "missing_in_state": "the online store lacked events of the lake; load them again (feast materialize), which doubles none",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class ParityRun:
             f"{report.mismatches:,} differ",
             f"{report.scores_compared:,} scores: {report.score_mismatches:,} differ",
         ]
-        lines += [f"  {count:,} {reason}" for reason, count in report.attributed.items()]
+        lines += _reasons(report)
         lines += [
             f"  {each.transaction_id} {each.feature}: journalled {each.journalled!r}, "
             f"recomputed {each.recomputed!r} ({each.reason})"
@@ -62,7 +67,15 @@ def _beside(report: ParityReport | None) -> list[str]:
     return [
         f"scored beside: {report.values_compared:,} values of their own: {report.mismatches:,} differ; "
         f"{report.scores_compared:,} scores: {report.score_mismatches:,} differ",
-        *(f"  {count:,} {reason}" for reason, count in report.attributed.items()),
+        *_reasons(report),
+    ]
+
+
+def _reasons(report: ParityReport) -> list[str]:
+    """Why values differ, and what to do about it."""
+    return [
+        f"  {count:,} {reason}" + (f": {_WAY_OUT[reason]}" if reason in _WAY_OUT else "")
+        for reason, count in report.attributed.items()
     ]
 
 

@@ -22,7 +22,8 @@ from feature_repo.windows.plan import OnlinePlan
 from feature_repo.windows.recorder import EventRecorder
 from feature_repo.windows.scalars import to_microseconds
 from monitoring.parity import ParityReport, audit
-from pipelines.load_journal import load_journal
+from pipelines.load_journal import JournalLoad, load_journal
+from pipelines.parity import ParityRun
 from tests.homes import fraud_home
 from training.bundle import Bundle, BundleSpec, write_bundle
 from training.calibration import Calibration
@@ -291,6 +292,11 @@ def test_an_event_that_the_state_lacked_is_found_and_named(case: Case) -> None:
     report = case.audit()
     assert report.mismatches > 10
     assert mostly(report) == "missing_in_state"
+    said = ParityRun(JournalLoad(), report, Path("audit.json")).summary()
+    assert (
+        f"{report.attributed['missing_in_state']:,} missing_in_state: the online store lacked events" in said
+    )
+    assert "feast materialize" in said
 
 
 def test_an_event_seen_before_the_lake_says_it_was_known_is_late(case: Case) -> None:

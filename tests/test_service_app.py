@@ -11,6 +11,7 @@ from bento.metrics import Metrics
 from bento.problem import KINDS, HistoryNeededError, Problem
 from bento.request import MAX_BODY_BYTES, parse_transaction
 from tests.asgi import JSON, client_over, problem_of
+from tests.exposition import shown
 
 
 class Answers:
@@ -212,16 +213,32 @@ def test_problems_are_counted(client, serving):
     assert 'fraud_problems_total{kind="missing-field"}' in client.get("/metrics").text
 
 
+def test_an_unknown_path_counts_as_a_problem_and_not_among_the_answers(client, serving):
+    client.get("/v1/nothing")
+    client.post("/v1/model")
+    found = shown(serving.metrics)
+    for kind in ("not-found", "method-not-allowed"):
+        assert found["fraud_problems_total", kind] == 1
+    assert not any(count for name, count in found.items() if name[0] == "fraud_answers_total")
+
+
 def test_answers_are_counted_by_verb_and_status(client, serving):
     client.post("/v1/score", content=b"{}", headers=JSON)
     serving.fail = Problem("conflict", "there is one")
     client.post("/v1/score/batch", content=b"[{}, {}]", headers=JSON)
     client.post("/v1/score/batch", content=b"{}", headers=JSON)
+    client.get("/v1/decisions/t1")
+    serving.fail = None
+    client.get("/v1/decisions/t1")
+    client.get("/v1/model")
     text = client.get("/metrics").text
     for verb, status, count in (
         ("score", 422, 1.0),
         ("batch", 200, 1.0),
         ("element", 409, 2.0),
         ("batch", 422, 1.0),
+        ("decision", 409, 1.0),
+        ("decision", 200, 1.0),
+        ("model", 200, 1.0),
     ):
         assert f'fraud_answers_total{{status="{status}",verb="{verb}"}} {count}' in text

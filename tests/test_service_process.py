@@ -22,6 +22,7 @@ from pipelines.serve import running_service
 from tests import deployments
 from tests.asgi import problem_of
 from tests.deployments import after_load, deployed, events, ready, registered, wait_for, worker_pid
+from tests.exposition import samples
 from tests.fuzzing import FUZZING, SEMANTIC
 from tests.journals import ids
 from tests.ports import free_port
@@ -168,11 +169,18 @@ def test_a_connection_outlives_a_refused_body(url):
 
 def test_a_batch_is_scored_for_people_within_the_timeout(url):
     asked = [fresh(customer_id=row["customer_id"]) for row in LATER[:20]] * 25
+    before = samples(httpx.get(f"{url}/metrics").text)
     answer = httpx.post(f"{url}/v1/what_if", json={"transactions": asked}, timeout=30)
     assert answer.status_code == 200
     assert [row["transaction_id"] for row in answer.json()] == [row["transaction_id"] for row in asked]
     wrong = httpx.post(f"{url}/v1/what_if", json={"transactions": [{**fresh(), "amount": -1}]})
     assert (wrong.status_code, wrong.json()["field"]) == (422, "transactions[0].amount")
+    now = samples(httpx.get(f"{url}/metrics").text)
+    for status in ("200", "422"):
+        name = ("fraud_answers_total", status, "what_if")
+        assert now[name] == before.get(name, 0) + 1
+    kind = ("fraud_problems_total", "invalid-value")
+    assert now[kind] == before.get(kind, 0) + 1
 
 
 @pytest.mark.parametrize(

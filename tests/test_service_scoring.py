@@ -269,7 +269,8 @@ def test_a_chargeback_of_a_scored_transaction_needs_only_its_code(serving, deplo
     }
     assert event["amount_usd_cents"] == line["request"]["amount_usd_cents"]
     other = {**chargeback, "reason_code": "13.1"}
-    assert problem_of(serving, "chargeback", other).status == 409
+    found = problem_of(serving, "chargeback", other)
+    assert (found.status, "what was reported first stands" in found.detail) == (409, True)
 
 
 def test_a_chargeback_of_an_unknown_transaction_asks_for_its_columns(serving):

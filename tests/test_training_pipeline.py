@@ -1,5 +1,6 @@
 """``fraud train``: from a lake to the champion, on simulated events."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -55,6 +56,9 @@ def test_the_champion_of_simulated_events_beats_its_baselines_and_can_be_made_ag
     result = train_model(progress=lambda *step: told.append(step), threads=1, train_days=28)
     precision = {name: report.evaluation.average_precision for name, report in result.reports.items()}
     assert precision["catboost"] > max(precision["rules"], 3 * result.test_frauds / result.test_rows)
+    better, worse = result.reports["catboost"], result.reports["rules"]
+    assert replace(result, reports={"catboost": better, "rules": worse}).outdone_by == []
+    assert replace(result, reports={"catboost": worse, "rules": better}).outdone_by == ["rules"]
     bundle, version = registry.load_champion()
     assert version == result.version
     assert (bundle.folder / "profile.json").exists()

@@ -67,6 +67,13 @@ class TrainResult:
     test_frauds: int
     importance: dict[str, float]
 
+    @property
+    def outdone_by(self) -> list[str]:
+        """The baselines that rank the test rows at least as well as the model, by average precision."""
+        precision = {name: report.evaluation.average_precision for name, report in self.reports.items()}
+        model = precision.pop("catboost")
+        return [name for name, found in precision.items() if found >= model]
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the bundle."""
         data = {name: value for name, value in vars(self).items() if name not in ("bundle", "reports")}

@@ -110,7 +110,7 @@ end
 redis.set_repl(redis.REPL_NONE)
 for key, left in pairs(grown) do
   call('BITOP', 'OR', key, key)
-  call('PEXPIRE', key, string.format('%.0f', left))
+  call('PEXPIRE', key, left)
 end
 redis.set_repl(redis.REPL_ALL)
 if #answer == 1 then
