@@ -151,6 +151,33 @@ def test_the_largest_values_of_several_keys_are_not_added_up():
     assert out[:, 0].tolist() == [LARGEST, -LARGEST, LARGEST]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_keys_together_get_the_answers_of_each_alone(seed):
+    chance = np.random.default_rng(seed)
+    spec = spec_of(*FUNCTIONS, window=100 * SECOND, delay=5 * SECOND)
+    sizes = chance.choice([0, 1, 3, 40, 600, 3000], 80, p=[0.1, 0.3, 0.3, 0.2, 0.07, 0.03])
+    # Between keys that are asked lie others, of few events and of many.
+    asked = np.where(chance.random(80) < 0.4, chance.integers(1, 6, 80), 0)
+    starts, ask_starts = (np.concatenate([[0], np.cumsum(counts)]) for counts in (sizes, asked))
+
+    def moments(counts):
+        parts = [np.sort(chance.integers(0, 300, n)) * SECOND for n in counts]
+        return np.concatenate(parts).astype(np.int64)
+
+    times, instants = moments(sizes), moments(asked)
+    known = times + chance.choice([0, 7 * SECOND], len(times), p=[0.9, 0.1])
+    values = chance.integers(-50, 50, (len(spec.columns), len(times)))
+    values[:, chance.random(len(times)) < 0.1] = NULL
+    events = Events(times, known, values, starts)
+    asks = Asks(instants, instants, ask_starts, np.arange(len(instants)))
+    together, alone = (np.empty((len(instants), len(spec.aggregates)), dtype=np.int64) for _ in range(2))
+    evaluate(spec, events, asks, range(80), together)
+    for key in range(80):
+        evaluate(spec, events, asks, range(key, key + 1), alone)
+    assert (together == alone).all()
+    assert len(instants) > 20
+
+
 def test_values_that_are_only_told_apart_may_be_as_large_as_they_like():
     assert run(spec_of("count_distinct"), [0, 1, 2], [LARGEST, -LARGEST, LARGEST], [(3, 3)]) == [[2]]
 

@@ -57,6 +57,8 @@ _OK, _OVERFLOW = 0, 1
 _GROUP = 512
 # Keys are batched up to so many events, so that a key of few events costs little more than its events.
 _BATCH = 4096
+# A batch goes on over keys that are not asked to one that is, where they have few events: those cost less than another batch.
+_PASSED = 512
 _MOST = uint64(0x7FFFFFFFFFFFFFFF)
 # Percentiles: magnitudes below 64 have a bucket each, beyond that every doubling has 32; so a bucket's middle is within
 # 1/64 of every value in it. Buckets of negative values stand before those of the others, largest magnitude first.
@@ -752,14 +754,18 @@ def _find_rows(
 
 @njit(cache=True, nogil=True)
 def _end_of_batch(event_starts: Any, instant_starts: Any, key: Any, end_key: Any) -> Any:
-    """The key before which a batch from ``key`` on ends: one key, or as many as have few events."""
-    end = key + 1
+    """The key before which a batch from ``key`` on ends: one key, or as many as have few events; the last is asked."""
+    end = ahead = key + 1
+    if instant_starts[end] == instant_starts[key]:
+        return end
     while (
-        end < end_key
-        and instant_starts[end + 1] > instant_starts[end]
-        and event_starts[end + 1] - event_starts[key] <= _BATCH
+        ahead < end_key
+        and event_starts[ahead + 1] - event_starts[key] <= _BATCH
+        and event_starts[ahead] - event_starts[end] <= _PASSED
     ):
-        end += 1
+        ahead += 1
+        if instant_starts[ahead] > instant_starts[ahead - 1]:
+            end = ahead
     return end
 
 

@@ -62,6 +62,11 @@ FAULTS = [
     # One key after another.
     Fault("_find_rows", "if begin + g >= instant_starts[key + 1]:", "if begin + g > instant_starts[key + 1]:"),
     Fault(
+        "_find_rows",
+        "while begin + g >= instant_starts[key + 1]:",
+        "if begin + g >= instant_starts[key + 1]:",
+    ),
+    Fault(
         "_find_rows", "hi, waiting, n = event_starts[key] - base, 0,", "hi, waiting, n = event_starts[key] - base, waiting,",
         "what waited lies before the next key's first row, and is forgotten as what has left the window is",
     ),
