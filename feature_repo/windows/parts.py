@@ -19,8 +19,9 @@ class PartWriter:
     """Writes tables in order into ``part-00000.parquet`` and on; the folder gets its name at the end.
 
     Integers are delta-packed, which is small and quick; floats stand as they are, since no encoding makes them much smaller;
-    text is dictionary-encoded and compressed. A writer that is killed leaves a folder ``.{name}.partial-{pid}``, and nothing
-    under the name.
+    text is dictionary-encoded and compressed. Statistics, by which readers leave parts out, are kept of times and texts: those of
+    features, which follow no order, would never leave one out. A writer that is killed leaves a folder
+    ``.{name}.partial-{pid}``, and nothing under the name.
 
     Args:
         metadata: written to each file.
@@ -80,6 +81,7 @@ def _write(table: pa.Table, file: Path, metadata: dict[bytes, bytes]) -> None:
         file,
         row_group_size=len(table),
         use_dictionary=text or False,
+        write_statistics=text or False,
         compression={f.name: "snappy" if f.name in text else "none" for f in schema},
         column_encoding={f.name: "DELTA_BINARY_PACKED" for f in schema if pa.types.is_integer(f.type)},
     )
