@@ -53,6 +53,10 @@ def conditions(draw):
         sides = [column, other]
         left, right = sides if draw(st.booleans()) else sides[::-1]
         return f"{left} {operator} {right}"
+    if form in ("in", "between") and kind == "number":
+        # Floats stand among floats only.
+        literals = draw(st.sampled_from([[*WHOLE, *DECIMALS], REALS]))
+        other = spell(draw, literals)
     if form == "in":
         items = ", ".join([other, *(spell(draw, literals) for _ in range(draw(st.integers(0, 3))))])
         return f"{column} {negated}IN ({items})"
@@ -141,6 +145,20 @@ def test_what_is_more_than_a_condition_on_columns_is_refused_by_name(text, named
         Predicate(text)
     assert named in str(refusal.value)
     assert repr(text) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "amount IN (1e400, 0.1)",
+        "amount IN (-1e3, 2)",
+        "amount NOT IN (price, 1e3)",
+        "price BETWEEN 0.5 AND 1e3",
+    ],
+)
+def test_a_float_among_other_values_is_refused_since_duckdb_makes_all_of_them_floats(text):
+    with pytest.raises(ValueError, match="write all of them alike"):
+        Predicate(text)
 
 
 def test_names_are_quoted_and_columns_listed_once_in_order():

@@ -266,6 +266,23 @@ def test_that_states_are_kept_small_is_nothing_for_the_servers_log(module_home, 
     assert 0 <= left - again.pttl(name) < 60_000
 
 
+@pytest.mark.parametrize("command", ["bitop", "pexpire"])
+def test_a_user_who_may_not_keep_states_small_loses_neither_events_nor_their_expiry(
+    store, plan, recorder, key, command
+):
+    client = online_client(store)
+    client.execute_command("ACL", "SETUSER", "default", f"-{command}")
+    try:
+        for i in range(6):
+            recorder.record("events", [event(f"{key}-{i}", i, key=key)])
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", f"+{command}")
+    assert ask(plan, key, at(30))[0]["all_events_count_1m"] == 6
+    name, state = state_of(store, "hourly", key)
+    assert client.ttl(name) > GRACE
+    assert (len(state) - head_of(state)[2]) % 6 == 0
+
+
 def log_bytes(home):
     """How much the server's append-only log holds, written as it is by now."""
     return sum(path.stat().st_size for path in (home / "valkey").rglob("*.aof"))

@@ -7,7 +7,7 @@ only where the whole expression is true.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -150,7 +150,21 @@ def _rank(real: float) -> tuple[bool, float]:
     return (True, 0.0) if math.isnan(real) else (False, real)
 
 
+def _check_alike(node: sql.Expr, items: Sequence[sql.Expr], where: str) -> None:
+    """Refuse a float among others: DuckDB compares all of them as floats then, and here each is compared as it is."""
+    reals = [_is_real(item.unnest(), where) for item in items if not isinstance(item.unnest(), sql.Null)]
+    if any(reals) and not all(reals):
+        raise ValueError(
+            f"{where}: {node.sql(dialect='duckdb')!r} has floats (1e3 is one) beside other values; write all of them alike"
+        )
+
+
+def _is_real(node: sql.Expr, where: str) -> bool:
+    return isinstance(node, sql.Neg | sql.Literal) and isinstance(_constant(node, where), float)
+
+
 def _between(node: sql.Between, where: str) -> Callable[[Mapping[str, Any]], Truth]:
+    _check_alike(node, [node.args["low"], node.args["high"]], where)
     between = sql.And(this=sql.GTE(this=node.this, expression=node.args["low"]),
                       expression=sql.LTE(this=node.this, expression=node.args["high"]))  # fmt: skip
     return _boolean(between, where)
@@ -158,6 +172,7 @@ def _between(node: sql.Between, where: str) -> Callable[[Mapping[str, Any]], Tru
 
 def _membership(node: sql.In, where: str) -> Callable[[Mapping[str, Any]], Truth]:
     operand = _value(node.this, where)
+    _check_alike(node, node.expressions, where)
     equals = [
         _comparison(_COMPARISONS[sql.EQ], operand, _value(item, where), where) for item in node.expressions
     ]

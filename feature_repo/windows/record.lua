@@ -28,8 +28,11 @@ local function stamped(record, now)
   end
   return string.sub(record, 1, 6) .. string.char(seventh + flag) .. string.sub(record, 8) .. struct.pack(stamp, late)
 end
--- Bytes from which a state is not copied at every event: most of what such a key holds lies in chunks beside it.
-local large = 32768
+-- Bytes from which a state keeps the room that the server added: to copy it at every event would cost too much.
+local large = 65536
+local function failed(answer)
+  return type(answer) == 'table' and answer.err
+end
 local new_head = struct.pack('<i8I4I4i8I2I2I4', -2^63, 0, 32, -2^63, 0, 0, 0)
 local keep, expiry, lifetime, room, quiet, most_late = {}, {}, {}, {}, {}, {}
 -- How long each state has left to live (ms) that has grown.
@@ -106,11 +109,13 @@ while at <= last do
   end
 end
 -- An append gives a full string twice its room. A bitwise OR of a string with nothing is the same string in just the room that it
--- takes. That is not for the log, nor for replicas: what is held, and for how long, stays as it is.
+-- takes. That is not for the log, nor for replicas: what is held, and for how long, stays as it is. A user who may not do it goes
+-- without, but no state is left without its expiry.
 redis.set_repl(redis.REPL_NONE)
 for key, left in pairs(grown) do
-  call('BITOP', 'OR', key, key)
-  call('PEXPIRE', key, left)
+  if not failed(redis.pcall('BITOP', 'OR', key, key)) and failed(redis.pcall('PEXPIRE', key, left)) then
+    call('EXPIRE', key, math.ceil(left / 1000))
+  end
 end
 redis.set_repl(redis.REPL_ALL)
 if #answer == 1 then

@@ -77,7 +77,8 @@ def windowed_view(
             of events that match: ``{"declined": "status = 'declined'"}``.
         derived: columns computed from features when the event happened (see ``derive``), to be aggregated or filtered on.
         corrected: the source may hold several versions of an event (one id, one event time, one key); of those known at an
-            instant, the one known last counts. Without it, the versions after the first are taken for repetitions.
+            instant, the one known last counts. Without it, the first that passes ``where`` counts, and the others are
+            taken for repetitions.
         description: shown by Feast.
         feast: any other argument of ``StreamFeatureView``.
 
