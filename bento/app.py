@@ -74,6 +74,7 @@ class _Post:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_ns = time.perf_counter_ns()
         serving: Serving = scope["app"].state.serving
+        send = counted(send, serving.metrics, self._verb)
         body = b""
         try:
             body = await read_body(scope, receive)
@@ -82,17 +83,14 @@ class _Post:
             else:
                 reply = await _answered(serving, self._verb, body, started_ns)
         except Exception as error:  # whatever it is, the sender gets an answer
-            problem = failed(serving, scope["path"], error, body)
-            serving.metrics.answers.labels(self._verb, str(problem.status)).inc()
-            await refuse(send, problem)
+            await refuse(send, failed(serving, scope["path"], error, body))
         else:
-            serving.metrics.answers.labels(self._verb, "200").inc()
             again = ((b"idempotent-replayed", b"true"),) if reply.repeated else ()
             await send_answer(send, 200, JSON, reply.body, *again)
 
 
 class _Get:
-    """One GET route, whose answers are counted."""
+    """One GET route, in terms of request and response objects."""
 
     def __init__(self, verb: str, answer: Callable[[Request], Awaitable[Response]]) -> None:
         self._verb, self._answer = verb, answer
@@ -168,6 +166,5 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     else:
         found = Problem("not-found", f"{method} {path}: see /v1/score and the others in /docs.json")
     # Among the answers, whoever looks for what there may be would hide the share that fails.
-    serving: Serving = request.app.state.serving
-    serving.metrics.problems.labels(found.kind).inc()
+    failed(request.app.state.serving, path, found)
     return Response(found.body(), found.status, headers, MEDIA_TYPE)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bento.access import Access
 from bento.deadline import DEADLINE, Deadline
-from bento.exchange import refuse
+from bento.exchange import counted, refuse
 from bento.problem import Problem
 from bento.scopes import OPEN, scope_of
 from bento.tracing import Tracing
@@ -87,5 +87,4 @@ class Gate:
     async def _refuse(self, send: Send, error: Problem) -> None:
         metrics = self._state.serving.metrics
         metrics.problems.labels(error.kind).inc()
-        metrics.answers.labels("gate", str(error.status)).inc()
-        await refuse(send, error)
+        await refuse(counted(send, metrics, "gate"), error)

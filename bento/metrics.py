@@ -45,7 +45,7 @@ class Metrics:
             "fraud_score", "Probabilities of fraud, of scored transactions.", _SCORES
         )
         self.answers = meters.counter(
-            "fraud_answers", "Requests answered, problems included.", ["verb", "status"]
+            "fraud_answers", "Requests answered, problems included, unknown paths not.", ["verb", "status"]
         )
         self.decisions = meters.counter(
             "fraud_decisions", "Decisions given; degraded is no, or why.", ["decision", "degraded"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Scope, Send
 
-from bento.exchange import JSON, failed, read_body, refuse
+from bento.exchange import JSON, counted, failed, read_body, refuse
 from bento.problem import problem
 from bento.request import parse_json, type_name
 
@@ -40,14 +40,12 @@ class ScoreBatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         serving: Serving = scope["app"].state.serving
+        send = counted(send, serving.metrics, "batch")
         try:
             given = elements(parse_json(await read_body(scope, receive, MAX_BATCH_BYTES)))
         except Exception as error:  # whatever it is, the sender gets an answer
-            refused = failed(serving, scope["path"], error)
-            serving.metrics.answers.labels("batch", str(refused.status)).inc()
-            await refuse(send, refused)
+            await refuse(send, failed(serving, scope["path"], error))
             return
-        serving.metrics.answers.labels("batch", "200").inc()
         headers = [(b"content-type", JSON.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         before = b"["

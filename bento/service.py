@@ -15,6 +15,7 @@ from starlette.responses import Response
 from bento.access import Access
 from bento.app import create_app
 from bento.cells import shared_cells
+from bento.exchange import failed
 from bento.gate import Gate
 from bento.line_ends import LineEnds
 from bento.logs import CANNOT_START, configure
@@ -94,8 +95,8 @@ class FraudScorer:
         try:
             return self._serving.what_if(transactions)
         except Problem as error:
-            self._serving.metrics.problems.labels(error.kind).inc()
-            return Response(error.body(), error.status, media_type=MEDIA_TYPE)  # type: ignore[return-value]
+            found = failed(self._serving, WHAT_IF_PATH, error)
+            return Response(found.body(), found.status, media_type=MEDIA_TYPE)  # type: ignore[return-value]
 
 
 # The first is the outermost.

@@ -6,7 +6,7 @@ VERB`` shows that too.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,12 +16,21 @@ from typer.core import TyperGroup
 from pipelines.keys import keys
 from pipelines.rollout_cli import rollout
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 __all__ = ["main"]
 
 console = Console()
 AS_OF = typer.Option(
     help="What was known then counts: a day (UTC), or an instant with its zone; default: just after the newest event."
 )
+
+
+def _instant(text: str | None) -> "datetime | None":
+    from pipelines.instants import parse_instant
+
+    return None if text is None else parse_instant(text)
 
 
 class _Verbs(TyperGroup):
@@ -186,13 +195,12 @@ def monitor(
     """Measure drift, matured performance and health; leave a report and a verdict."""
     from datetime import timedelta
 
-    from pipelines.instants import parse_instant
     from pipelines.monitor import monitor as measure
     from pipelines.progress import shown
 
     with shown(console) as progress:
         done = measure(
-            as_of=None if as_of is None else parse_instant(as_of),
+            as_of=_instant(as_of),
             maturity=None if maturity_days is None else timedelta(days=maturity_days),
             progress=progress,
         )
@@ -207,12 +215,11 @@ def retrain(
     as_of: Annotated[str | None, AS_OF] = None,
 ) -> None:
     """Act on the last verdict: train a challenger, and let it replace the champion only if it is better."""
-    from pipelines.instants import parse_instant
     from pipelines.progress import shown
     from pipelines.retrain import retrain as act
 
     with shown(console) as progress:
-        done = act(force=force, as_of=None if as_of is None else parse_instant(as_of), progress=progress)
+        done = act(force=force, as_of=_instant(as_of), progress=progress)
     console.print(done.summary(), soft_wrap=True, markup=False)
 
 
@@ -265,14 +272,13 @@ def train(
     """Fit a model beside its baselines, judge all on later rows, register it in MLflow."""
     from datetime import timedelta
 
-    from pipelines.instants import parse_instant
     from pipelines.progress import shown
     from pipelines.train import train_model
 
     with shown(console) as progress:
         result = train_model(
             service,
-            as_of=None if as_of is None else parse_instant(as_of),
+            as_of=_instant(as_of),
             maturity=timedelta(days=maturity_days),
             train_days=train_days,
             test_days=test_days,
