@@ -110,6 +110,7 @@ class Snapshot:
         partitions: names of the columns that stand in the files' paths.
         alike: every file holds every other column. A column that came later is null in the files before it.
         full: names of columns that are null in no row, as far as the log tells.
+        rows: how many there are; None where the log does not tell.
     """
 
     version: int
@@ -118,6 +119,7 @@ class Snapshot:
     partitions: tuple[str, ...]
     alike: bool = True
     full: frozenset[str] = frozenset()
+    rows: int | None = None
 
     @property
     def sql(self) -> str:
@@ -159,7 +161,9 @@ def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
     whole = {name: nulls for name, nulls in counted.items() if not nulls.null_count}
     full = frozenset(name for name, nulls in whole.items() if len(nulls) and not pc.sum(nulls).as_py())
     alike = len(whole) == len(held)
-    return Snapshot(table.version(), tuple(table.file_uris()), columns, partitions, alike, full)
+    counts = files["num_records"]
+    rows = None if counts.null_count else int(pc.sum(counts).as_py() or 0)
+    return Snapshot(table.version(), tuple(table.file_uris()), columns, partitions, alike, full, rows)
 
 
 def _duckdb_type(delta: str) -> str:

@@ -1,5 +1,6 @@
 """Retrieval through Feast: rows as they were given, instants in every form, plain views, sources, pinned versions."""
 
+import json
 from datetime import timedelta, timezone
 from decimal import Decimal
 
@@ -16,6 +17,7 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.types import Float64, Int64, String
 from feast.value_type import ValueType
 
+from feature_repo.lake import snapshot
 from feature_repo.windows import family
 from feature_repo.windows.offline_store import WindowedOfflineStore
 from feature_repo.windows.sources import pinned
@@ -363,6 +365,20 @@ def test_a_delta_source_is_read_at_its_newest_or_at_the_version_that_is_pinned(f
     with pinned({"events": 0}), pinned({"another": 1}):
         assert ask(store, [("a", 5 * 86_400)])["all_day_count_distinct_7d"] == [1]
     assert ask(store, [("a", 5 * 86_400)])["all_day_count_distinct_7d"] == [3]
+
+
+@pytest.mark.parametrize("uncounted", [1, 3])
+def test_a_delta_log_need_not_say_how_many_rows_there_are(folder, uncounted):
+    store = delta_deploy(folder)
+    assert snapshot(folder / "lake").rows == 3
+    for version in range(uncounted):
+        file = folder / "lake" / "_delta_log" / f"{version:020}.json"
+        actions = [json.loads(line) for line in file.read_text().splitlines()]
+        for action in actions:
+            action.get("add", {}).pop("stats", None)
+        file.write_text("\n".join(map(json.dumps, actions)))
+    assert snapshot(folder / "lake").rows is None
+    assert ask(store, [("a", 5 * 86_400)])["all_events_count_7d"] == [3]
 
 
 def test_an_absent_table_is_refused_with_the_way_out(folder):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from feature_repo.windows.asked_keys import encoded
 from feature_repo.windows.limits import Limits
 from feature_repo.windows.slabs import Request, Slabs
+from feature_repo.windows.sources import SourceTable
 from feature_repo.windows.state import new_state, pack_event, windows_of_states
 from tests import oracle
 from tests.kernel_rows import plain
@@ -63,7 +64,7 @@ def offline(spec, events, wanted, limits):
         key = pa.array([ask[0] for ask in wanted], pa.string())
         instants, known = (np.array([ask[i] for ask in wanted], dtype=np.int64) for i in (1, 2))
         connection.register("asks", pa.table({"key": key}))
-        requests = [Request(spec, "events", {"key": "key"})]
+        requests = [Request(spec, SourceTable("events"), {"key": "key"})]
         with Slabs(connection, requests, {"key": "asks"}, limits) as slabs:
             (columns,) = slabs.answer({"key": encoded(pa.chunked_array([key]))}, instants, known)
     return [[columns[a.name][i].as_py() for a in spec.aggregates] for i in range(len(wanted))]

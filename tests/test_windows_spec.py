@@ -17,6 +17,7 @@ from feature_repo.windows.event_sql import check_columns, stored_sql
 from feature_repo.windows.functions import FUNCTIONS
 from feature_repo.windows.limits import Limits
 from feature_repo.windows.slabs import Request, Slabs
+from feature_repo.windows.sources import SourceTable
 from feature_repo.windows.spec import view_spec
 from feature_repo.windows.transform import transform
 from tests.windows_project import HOLDER, PLACE, events_source, project, view_of
@@ -160,7 +161,12 @@ def test_a_null_known_time_is_refused_with_how_many():
             "0::BIGINT AS __known, 0::BIGINT AS __row"
         )
         with pytest.raises(ValueError, match=r"^view: column 'known' of events is null in 1 events; "):
-            Slabs(connection, [Request(spec_of(), "events", {"key": "key"})], {"key": "asks"}, Limits(1, 1))
+            Slabs(
+                connection,
+                [Request(spec_of(), SourceTable("events"), {"key": "key"})],
+                {"key": "asks"},
+                Limits(1, 1),
+            )
 
 
 def test_names_derive_from_prefix_column_function_and_window():

@@ -32,7 +32,7 @@ from feature_repo.windows.event_sql import refuse_nulls
 from feature_repo.windows.limits import limits_of
 from feature_repo.windows.resolve import with_bases
 from feature_repo.windows.slabs import Request, Slabs
-from feature_repo.windows.sources import SourceTables, instant_sql
+from feature_repo.windows.sources import SourceTable, SourceTables, instant_sql
 from feature_repo.windows.spec import Derived, ViewSpec, check_computed
 from feature_repo.windows.transform import reals
 
@@ -284,7 +284,7 @@ class EventColumns:
         bases = _bases(derived)
         tables = self.tables([self._base(view, origin, (first, last)) for view in bases.values()])
         requests = [
-            Request(view, table, {key: key for key in view.keys})
+            Request(view, SourceTable(table), {key: key for key in view.keys})
             for view, table in zip(bases.values(), tables, strict=True)
         ]
         path = self._path()

@@ -13,7 +13,7 @@ from feature_repo.windows.cuts import between_sql, counted, histogram_sql
 from feature_repo.windows.event_sql import column_sql, refuse_nulls
 from feature_repo.windows.kernel import NULL
 from feature_repo.windows.memory import Growing
-from feature_repo.windows.sources import instant_sql
+from feature_repo.windows.sources import SourceTable, instant_sql
 from feature_repo.windows.spec import StoredColumn, ViewSpec
 
 Integers = NDArray[np.int64]
@@ -90,7 +90,7 @@ class EventScan:
 
     Args:
         specs: views of this source that agree on its time, known-time and id columns.
-        source: its table expression. types: of its columns. full: those that are known to be null in no event.
+        source: its events. types: of its columns.
         parts: the key parts of each view, in the order of ``specs``.
 
     Raises:
@@ -101,16 +101,15 @@ class EventScan:
         self,
         connection: duckdb.DuckDBPyConnection,
         specs: Sequence[ViewSpec],
-        source: str,
+        source: SourceTable,
         types: dict[str, str],
         parts: Sequence[Sequence[KeyPart]],
-        full: frozenset[str] = frozenset(),
     ) -> None:
         self._connection = connection
-        self._source = source
+        self._source, self._rows = source.sql, source.rows
         self._spec = specs[0]
         self._types = types
-        refuse_nulls(connection, specs[0], source, full)
+        refuse_nulls(connection, specs[0], source.sql, source.full)
         self.parts = tuple(dict.fromkeys(part for each in parts for part in each))
         self.fields = [fields_of(spec, self._types) for spec in specs]
         self._fields = tuple(sorted({field for each in self.fields for field in each}))
@@ -183,6 +182,8 @@ class EventScan:
 
     def count(self) -> int:
         """How many events there are."""
+        if self._rows is not None:
+            return self._rows
         ((count,),) = self._connection.execute(f"SELECT count(*) FROM {self._source}").fetchall()
         return int(count)
 

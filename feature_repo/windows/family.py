@@ -248,8 +248,11 @@ class Family:
         until = np.full(len(rows) if self._corrected else 0, FOR_EVER)
         places = tied(sorted_codes, piece.times, rows)
         if len(places):
-            rows, until = self._settle(rows, places, codes, piece, numbers, until)
-            sorted_codes = codes[rows]
+            repeated = self._settle(rows, places, codes, piece, numbers, until)
+            # Nearly always none, and then there is nothing to copy.
+            if len(repeated):
+                rows, sorted_codes = np.delete(rows, repeated), np.delete(sorted_codes, repeated)
+                until = np.delete(until, repeated) if self._corrected else until
         if self._where and self._corrected:
             passed = piece.passes[self._where][rows]
             rows, until, sorted_codes = rows[passed], until[passed], sorted_codes[passed]
@@ -327,13 +330,17 @@ class Family:
         piece: Piece,
         numbers: Numbers,
         until: Integers,
-    ) -> tuple[Positions, Integers]:
+    ) -> Integers:
         """Put events of one key and instant in the order of their numbers, and those of one number in that of known time.
 
         Of deliveries of one event the one known first stays; of versions each, until the next one is known.
 
         Args:
-            rows: positions in the piece, by key and time. places: where in ``rows`` events are tied.
+            rows: positions in the piece, by key and time; put in order where they are. places: where in them events are tied.
+            until: until when each counts, if there are versions; set where one follows.
+
+        Returns:
+            Where in ``rows`` events stand that are there already.
         """
         inside = rows[places]
         number = numbers(piece.ids.take(inside))
@@ -345,15 +352,13 @@ class Family:
         if self._corrected:
             again &= ~_differs(known)
         first = np.concatenate([[True], ~again])
-        rows, until, kept = rows.copy(), until.copy(), np.ones(len(rows), dtype=bool)
         rows[places[first]] = inside[first]
-        kept[places[~first]] = False
-        if not self._corrected:
-            return rows[kept], until
-        number, run, known = number[first], run[first], known[first]
-        followed = ~(_differs(number) | _differs(run))
-        until[places[first][:-1][followed]] = known[1:][followed]
-        return rows[kept], until[kept]
+        if self._corrected:
+            number, run, known = number[first], run[first], known[first]
+            followed = ~(_differs(number) | _differs(run))
+            until[places[first][:-1][followed]] = known[1:][followed]
+        repeated: Integers = places[~first]
+        return repeated
 
 
 def _codes(parts: Sequence[KeyPart], keys: dict[KeyPart, NDArray[np.int32]]) -> NDArray[Any]:

@@ -21,7 +21,7 @@ from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.limits import limits_of
 from feature_repo.windows.plain import DUMMY_KEY, point_in_time_join
 from feature_repo.windows.slabs import Progress, Request, Slabs
-from feature_repo.windows.sources import SourceTables, instant_sql
+from feature_repo.windows.sources import SourceTable, SourceTables, instant_sql
 from feature_repo.windows.spec import ViewSpec, is_windowed, view_spec
 from feature_repo.windows.transform import Transform, declared_transform
 
@@ -218,20 +218,20 @@ class Retrieval:
         for view, keys in zip(self._question.views, join_keys, strict=True):
             if view.spec:
                 source = self._sources.of(view.view.batch_source)
-                requests.append(Request(view.spec, source.sql, keys, source.full))
+                requests.append(Request(view.spec, source, keys))
         if not any(computes(request.spec) for request in requests):
             return requests
         first, last = self._span(rows)
         wanted = []
         for request in requests:
-            condition, types = "", column_types(self._connection, request.source)
+            condition, types = "", column_types(self._connection, request.source.sql)
             if request.spec.derived:
                 asked = self._asked or "asks"
                 condition = counted_sql(request.spec, types, first, last, asked, request.join_keys)
-            wanted.append(Wanted(request.spec, request.source, condition))
+            wanted.append(Wanted(request.spec, request.source.sql, condition))
         tables = self._event_columns.tables(wanted)
         return [
-            request if request.source == table else replace(request, source=table, full=frozenset())
+            request if request.source.sql == table else replace(request, source=SourceTable(table))
             for request, table in zip(requests, tables, strict=True)
         ]
 

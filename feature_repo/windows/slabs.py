@@ -24,6 +24,7 @@ from feature_repo.windows.event_sql import check_columns, event_number_sql
 from feature_repo.windows.family import AskedRows, Family, KeyedRows
 from feature_repo.windows.limits import Limits
 from feature_repo.windows.memory import empty, release
+from feature_repo.windows.sources import SourceTable
 from feature_repo.windows.spec import ViewSpec
 
 Integers = NDArray[np.int64]
@@ -40,14 +41,12 @@ class Request:
     """One view to answer.
 
     Attributes:
-        source: its events' table expression. join_keys: the column of the rows that ask for each of its keys.
-        full: columns of the source that are known to be null in no event.
+        source: its events. join_keys: the column of the rows that ask for each of its keys.
     """
 
     spec: ViewSpec
-    source: str
+    source: SourceTable
     join_keys: Mapping[str, str]
-    full: frozenset[str] = frozenset()
 
 
 class Slabs:
@@ -162,7 +161,7 @@ class Slabs:
     def _plan(self) -> "list[_Feed]":
         """One feed a source."""
         sources = dict.fromkeys(request.source for request in self.requests)
-        types = {source: column_types(self._connection, source) for source in sources}
+        types = {source: column_types(self._connection, source.sql) for source in sources}
         feeds: dict[object, list[_Member]] = {}
         for index, request in enumerate(self.requests):
             spec = request.spec
@@ -181,7 +180,7 @@ class Slabs:
         first = self.requests[members[0].request]
         parts = [member.parts for member in members]
         specs = [member.spec for member in members]
-        scan = EventScan(self._connection, specs, first.source, types, parts, first.full)
+        scan = EventScan(self._connection, specs, first.source, types, parts)
         shared: dict[object, list[int]] = {}
         for i, member in enumerate(members):
             shared.setdefault((member.parts, member.spec.where, member.spec.corrected), []).append(i)

@@ -35,10 +35,16 @@ def pinned(versions: Mapping[str, int]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A source as it is at one moment: a DuckDB table expression, and its columns that are known to be null in no row."""
+    """A source as it is at one moment.
+
+    Attributes:
+        sql: DuckDB table expression. full: columns that are known to be null in no row.
+        rows: how many there are, None where that is not known without counting.
+    """
 
     sql: str
     full: frozenset[str] = frozenset()
+    rows: int | None = None
 
 
 class SourceTables:
@@ -74,14 +80,14 @@ def source_table(source: FileSource, repo_path: Path | None) -> SourceTable:
     if isinstance(source.file_format, DeltaFormat):
         found = snapshot(path, _PINNED.get().get(source.name))
         # The paths begin with the day: read in their order, events come almost in that of time.
-        table = SourceTable(replace(found, files=tuple(sorted(found.files))).sql, found.full)
+        table = SourceTable(replace(found, files=tuple(sorted(found.files))).sql, found.full, found.rows)
     else:
         table = SourceTable(parquet_sql(_parquet_files(path, source.name)))
     if not source.field_mapping:
         return table
     renames = ", ".join(f"{quote(old)} AS {quote(new)}" for old, new in sorted(source.field_mapping.items()))
     full = frozenset(source.field_mapping.get(name, name) for name in table.full)
-    return SourceTable(f"(SELECT * RENAME ({renames}) FROM {table.sql})", full)
+    return SourceTable(f"(SELECT * RENAME ({renames}) FROM {table.sql})", full, table.rows)
 
 
 def instant_sql(column: str, types: Mapping[str, str]) -> str:
