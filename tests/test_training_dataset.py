@@ -181,7 +181,7 @@ def test_a_file_brings_back_the_set_and_its_manifest(built, tmp_path):
     assert built.to_pandas().shape == (120, built.table.num_columns)
 
 
-@pytest.mark.parametrize("limits", [Limits(1, 1), Limits(50, 9), Limits(10_000, 10_000)])
+@pytest.mark.parametrize("limits", [Limits(1, 1, 0), Limits(50, 9, 5_000), Limits(10_000, 10_000, 10**9)])
 def test_a_streamed_set_is_the_set(built, filled, tmp_path, monkeypatch, limits):
     for each in (windows_stream, retrieval):
         monkeypatch.setattr(each, "limits_of", lambda config, specs: limits)

@@ -205,7 +205,7 @@ def test_a_history_computed_piece_by_piece_is_the_same(store, folder, monkeypatc
     events, reports, wanted = seeded(60)
     write(folder, events, reports)
     whole = offline(store, "all", wanted)
-    monkeypatch.setattr(event_columns, "limits_of", lambda config, specs: Limits(rows=7, events=5))
+    monkeypatch.setattr(event_columns, "limits_of", lambda config, specs: Limits(rows=7, events=5, held=0))
     assert offline(store, "all", wanted) == whole
 
 

@@ -81,6 +81,8 @@ def test_state_and_table_give_what_the_oracle_gives(data):
     truth = [oracle.aggregates(spec, counted, instant, known, key) for key, instant, known in wanted]
     assert [plain(spec, row) for row in online(spec, events, wanted)] == truth
     limits = Limits(
-        rows=data.draw(st.sampled_from([1, 2, 100])), events=data.draw(st.sampled_from([1, 3, 100]))
+        rows=data.draw(st.sampled_from([1, 2, 100])),
+        events=data.draw(st.sampled_from([1, 3, 100])),
+        held=data.draw(st.sampled_from([0, 1_000, 1_000_000])),
     )
     assert offline(spec, events, wanted, limits) == truth

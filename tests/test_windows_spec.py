@@ -165,7 +165,7 @@ def test_a_null_known_time_is_refused_with_how_many():
                 connection,
                 [Request(spec_of(), SourceTable("events"), {"key": "key"})],
                 {"key": "asks"},
-                Limits(1, 1),
+                Limits(1, 1, 1),
             )
 
 

@@ -22,7 +22,12 @@ from tests.windows_project import HOLDER, PLACE, at, event, events_source, proje
 SPENT = {(f, "amount"): ["5s", "30s"] for f in ("sum", "mean", "max", "std", "last")} | {
     ("count", ""): ["5s"]
 }
-SLABS = [Limits(rows=1, events=1), Limits(rows=7, events=3), Limits(rows=10_000, events=10_000)]
+SLABS = [
+    Limits(rows=1, events=1, held=0),
+    Limits(rows=7, events=3, held=2_000),
+    Limits(rows=7, events=20, held=10**9),
+    Limits(rows=10_000, events=10_000, held=10**9),
+]
 
 
 @pytest.fixture
@@ -129,9 +134,25 @@ def test_of_no_rows_there_is_one_table_with_every_column(folder, start):
     assert {"id", "plain_amount_std_30s", "pair_events_count_1m", "limit"} <= set(table.column_names)
 
 
+def test_what_does_not_fit_in_memory_is_not_put_where_a_command_is_run(folder, monkeypatch):
+    store = deploy(folder, [])
+    store.config.offline_store.memory_limit = "100MB"
+    (folder / "here").mkdir()
+    monkeypatch.chdir(folder / "here")
+    monkeypatch.setattr("tempfile.tempdir", str(folder / "there"))
+    (folder / "there").mkdir()
+    with retrieval.connect(store.config) as connection:
+        connection.execute(
+            "CREATE TEMP TABLE large AS SELECT md5(range::VARCHAR) AS text FROM range(4_000_000)"
+        )
+        assert list((folder / "there").iterdir())
+        assert not list((folder / "here").iterdir())
+    assert not list((folder / "there").iterdir())
+
+
 def test_rows_of_one_instant_come_in_the_order_that_is_asked_for(folder, slabs):
     store = deploy(folder, [event(n, 1) for n in (3, 1, 2)] + [event(0, 2)])
-    slabs(Limits(1, 1))
+    slabs(Limits(1, 1, 0))
     question = question_of(store, ["plain:plain_events_count_5s"])
     rows = RowsThatAsk(
         f"read_parquet('{folder / 'events.parquet'}')", "time", "known", ["id", "key"], order=["id"]
@@ -143,7 +164,7 @@ def test_rows_of_one_instant_come_in_the_order_that_is_asked_for(folder, slabs):
 def test_a_folder_of_files_holds_every_row_in_order_and_what_is_said_of_them(folder, slabs):
     events = some_events(40)
     store = deploy(folder, events)
-    slabs(Limits(10, 10))
+    slabs(Limits(10, 10, 0))
     steps = []
     written = streamed(store).to_parquet(
         folder / "out", lambda done, total: steps.append((done, total)), {"manifest": "{}"}
@@ -168,7 +189,7 @@ def test_what_is_written_over_is_refused_and_left(folder):
 
 def test_a_stream_that_fails_leaves_nothing(folder, slabs):
     store = deploy(folder, [event(n, n, amount=2**62 if n > 5 else 1) for n in range(10)])
-    slabs(Limits(2, 2))
+    slabs(Limits(2, 2, 500))
     with pytest.raises(OverflowError, match="'amount'"):
         streamed(store).to_parquet(folder / "out")
     assert {path.name for path in folder.iterdir() if "out" in path.name} == set()
@@ -176,7 +197,7 @@ def test_a_stream_that_fails_leaves_nothing(folder, slabs):
 
 def test_the_folder_is_not_under_its_name_before_it_is_whole(folder, slabs):
     store = deploy(folder, some_events(20))
-    slabs(Limits(2, 2))
+    slabs(Limits(2, 2, 500))
     seen = []
     streamed(store).to_parquet(folder / "out", lambda done, total: seen.append((folder / "out").exists()))
     assert not any(seen)

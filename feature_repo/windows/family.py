@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from feature_repo.windows.evaluate import Asks, Events, evaluate
 from feature_repo.windows.event_scan import Field, KeyPart, Piece
+from feature_repo.windows.held import Found, Held, Range, Room
 from feature_repo.windows.kernel import FOR_EVER
 from feature_repo.windows.memory import empty
 from feature_repo.windows.sorting import (
@@ -93,63 +94,6 @@ class KeyedRows:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Held:
-    """Events of a range of keys, by key and time.
-
-    Attributes:
-        codes: [n] the key of each, as narrow as the greatest key allows.
-        fields: int64[f, n] time, known time if some event was known late, until when a version counts if there are
-            versions, values.
-    """
-
-    codes: NDArray[Any]
-    fields: Integers
-
-    def laid(self) -> Integers:
-        """The fields."""
-        return self.fields
-
-    def part(self, start: int, end: int) -> "_Held":
-        """A range of them, in memory of their own."""
-        return _Held(self.codes[start:end].copy(), self.fields[:, start:end].copy())
-
-    def with_known_times(self) -> "_Held":
-        """The same, each known when it happened."""
-        return _Held(self.codes, np.insert(self.fields, 1, self.fields[0], axis=0))
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Events of a range of keys that stay where they were read, and are laid out when they are asked for.
-
-    That spares memory for all of them: a range after the other is laid out in what the processor's cache holds.
-
-    Attributes:
-        codes: as in ``_Held``. positions: int32[n] where in the columns each event stands. columns: the fields.
-    """
-
-    codes: NDArray[Any]
-    positions: Positions
-    columns: tuple[Integers, ...]
-
-    def laid(self) -> Integers:
-        """The fields, as in ``_Held``."""
-        fields = np.empty((len(self.columns), len(self.positions)), dtype=np.int64)
-        for field, column in zip(fields, self.columns, strict=True):
-            gather(column, self.positions, field)
-        return fields
-
-    def part(self, start: int, end: int) -> "_Found":
-        """A range of them."""
-        return _Found(self.codes[start:end], self.positions[start:end], self.columns)
-
-    def with_known_times(self) -> "_Found":
-        """As there."""
-        times, *others = self.columns
-        return _Found(self.codes, self.positions, (times, times, *others))
-
-
 class Family:
     """The events that some views still count, by key and time, and those views' answers.
 
@@ -158,13 +102,15 @@ class Family:
     Args:
         parts: the key, part by part.
         specs: views of one source with one filter. fields: what is read for each.
+        room: where events are kept.
 
     Raises:
         OverflowError: there are more combinations of the key's values than 64 bits number.
     """
 
     def __init__(
-        self, parts: Sequence[KeyPart], specs: Sequence[ViewSpec], fields: Sequence[Sequence[Field]], pool: Executor
+        self, parts: Sequence[KeyPart], specs: Sequence[ViewSpec], fields: Sequence[Sequence[Field]], pool: Executor,
+        room: Room,
     ) -> None:  # fmt: skip
         self.parts = tuple(parts)
         self.specs = tuple(specs)
@@ -172,7 +118,7 @@ class Family:
         self._where, self._corrected = specs[0].where, specs[0].corrected
         self._fields_of = dict(zip(specs, map(tuple, fields), strict=True))
         self._values = tuple(sorted({field for each in fields for field in each}))
-        self._pool = pool
+        self._pool, self._room = pool, room
         self._greatest = _greatest(parts)
         if self._greatest >= 2**63:
             raise OverflowError(
@@ -184,9 +130,10 @@ class Family:
         # Whether known times are held: not before an event was known late.
         self._late = False
         nothing = np.empty((self._first_value + len(self._values), 0), dtype=np.int64)
-        self._held: list[_Held | _Found] = [_Held(np.empty(0, dtype=_code_type(self._greatest)), nothing)]
+        nobody = np.empty(0, dtype=_code_type(self._greatest))
+        self._held: list[Range] = [Held(nobody, nothing)]
         # The first code of each range but the first.
-        self._bounds = self._held[0].codes
+        self._bounds = nobody
 
     @property
     def _first_value(self) -> int:
@@ -216,11 +163,10 @@ class Family:
             if start < end
         ]
 
-    def _answer_held(
-        self, held: _Held | _Found, asks: KeyedRows, wanted: Sequence[tuple[ViewSpec, Integers]]
-    ) -> None:
-        event_starts, ask_starts = key_starts(held.codes, asks.codes)
-        fields = held.laid()
+    def _answer_held(self, held: Range, asks: KeyedRows, wanted: Sequence[tuple[ViewSpec, Integers]]) -> None:
+        laid = held.laid()
+        event_starts, ask_starts = key_starts(laid.codes, asks.codes)
+        fields = laid.fields
         asked = Asks(asks.instants, asks.known, ask_starts, asks.rows)
         for spec, out in wanted:
             events = Events(
@@ -232,7 +178,7 @@ class Family:
             )
             evaluate(spec, events, asked, range(len(event_starts) - 1), out)
 
-    def sorted(self, piece: Piece, order: Integers | None, floor: int, numbers: Numbers) -> "_Held | _Found":
+    def sorted(self, piece: Piece, order: Integers | None, floor: int, numbers: Numbers) -> Held | Found:
         """A piece's events by key and time, each event or version once; to be merged.
 
         Args:
@@ -258,41 +204,47 @@ class Family:
             rows, until, sorted_codes = rows[passed], until[passed], sorted_codes[passed]
         if piece.known is not None and not self._late:
             self._hold_known_times()
-        found = _Found(sorted_codes, rows, self._columns(piece, rows, until))
-        return _Held(found.codes, found.laid()) if self._holds else found
+        found = Found(sorted_codes, rows, self._columns(piece, rows, until))
+        return found.laid() if self._holds else found
 
     @property
     def _holds(self) -> bool:
-        return any(len(held.codes) for held in self._held)
+        return any(map(len, self._held))
 
-    def merge(self, new: "_Held | _Found", floor: int) -> None:
-        """Take events later than all before them, as ``sorted`` gives them, and let go of those before ``floor``."""
+    def merge(self, new: Held | Found, floor: int) -> None:
+        """Take events later than all before them, as ``sorted`` gives them, and let go of those before ``floor``.
+
+        Raises:
+            OSError: see ``Room.keep``.
+        """
         if not self._holds:
             self._take(new)
             return
-        fields = new.laid()
+        laid = new.laid()
         jobs = [
-            self._pool.submit(self._merge_held, i, new.codes, fields, start, end, floor)
-            for i, (start, end) in enumerate(pairwise(_edges(new.codes, self._bounds)))
+            self._pool.submit(self._merge_held, i, laid, start, end, floor)
+            for i, (start, end) in enumerate(pairwise(_edges(laid.codes, self._bounds)))
         ]
         for job in jobs:
             job.result()
-        if len(self._held) == 1:
-            self._take(self._held[0])
+        if len(self._held) == 1 and len(self._held[0]) > _SPLIT:
+            (whole,) = self._held
+            whole.let_go()
+            self._take(whole.laid())
 
-    def _merge_held(
-        self, i: int, codes: NDArray[Any], fields: Integers, start: int, end: int, floor: int
-    ) -> None:
-        old, held = self._held[i].codes, self._held[i].laid()
-        size = surviving(held[0], floor) + end - start
-        merged = _Held(np.empty(size, dtype=codes.dtype), np.empty((len(fields), size), dtype=np.int64))
-        merge(old, held, floor, codes, fields, start, end, merged.codes, merged.fields)
-        self._held[i] = merged
+    def _merge_held(self, i: int, new: Held, start: int, end: int, floor: int) -> None:
+        before = self._held[i]
+        old = before.laid()
+        size = surviving(old.fields[0], floor) + end - start
+        codes, fields = np.empty(size, new.codes.dtype), np.empty((len(new.fields), size), np.int64)
+        merge(old.codes, old.fields, floor, new.codes, new.fields, start, end, codes, fields)
+        before.let_go()
+        self._held[i] = self._room.keep(Held(codes, fields))
 
-    def _take(self, held: "_Held | _Found") -> None:
+    def _take(self, held: Held | Found) -> None:
         """Hold these events and no others: many of them as ranges of about as many each."""
         self._held, self._bounds = [held], held.codes[:0]
-        size = len(held.codes)
+        size = len(held)
         if size > _SPLIT:
             ranges = min(max(size // _RANGE, _FEWEST), _MOST)
             places = np.linspace(0, size, ranges + 1).astype(np.int64)[1:-1]
@@ -301,7 +253,10 @@ class Family:
 
     def _hold_known_times(self) -> None:
         self._late = True
-        self._held = [held.with_known_times() for held in self._held]
+        for i, held in enumerate(self._held):
+            known = held.with_known_times()
+            held.let_go()
+            self._held[i] = self._room.keep(known)
 
     def _columns(self, piece: Piece, rows: Positions, until: Integers) -> tuple[Integers, ...]:
         """The fields of a piece's events; ``until`` is that of those at ``rows``."""

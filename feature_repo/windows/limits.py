@@ -23,23 +23,28 @@ _EVENT_BYTES, _ROW_BYTES = 160, 120
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is handled at a time: rows that ask, and events read."""
+    """How much is handled at a time: rows that ask, and events read; and bytes of events that are held in memory meanwhile."""
 
     rows: int
     events: int
+    held: int
 
 
 def limits_of(config: Any, specs: Sequence[ViewSpec]) -> Limits:
     """Three tenths of the memory for results, and before there are any, a fifth for events on their way.
 
-    The rest is for what windows still reach.
+    Two fifths are for events that windows still reach; the rest is what all of these need to be worked on.
 
     Args:
         config: Feast's ``RepoConfig``; its ``offline_store.memory_limit`` counts.
     """
     memory = memory_bytes(getattr(config.offline_store, "memory_limit", None) or DEFAULT_MEMORY)
     row = _ROW_BYTES + 8 * sum(len(spec.aggregates) for spec in specs)
-    return Limits(rows=max(memory * 3 // 10 // row, 1), events=max(memory // 5 // _EVENT_BYTES, 1))
+    return Limits(
+        rows=max(memory * 3 // 10 // row, 1),
+        events=max(memory // 5 // _EVENT_BYTES, 1),
+        held=memory * 2 // 5,
+    )
 
 
 def memory_bytes(text: str) -> int:

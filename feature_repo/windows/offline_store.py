@@ -40,8 +40,9 @@ from feature_repo.windows.state import from_microseconds
 class WindowedOfflineStoreConfig(DuckDBOfflineStoreConfig):
     """Settings of ``WindowedOfflineStore``; those of Feast's DuckDB store and:
 
-    memory_limit: most memory a retrieval may use, such as ``4GB``: DuckDB works on disk beyond it, and windows are answered in
-        slabs that fit in it (``limits.py``). Default: DuckDB's own limit, and slabs for 4 GB.
+    memory_limit: about how much memory a retrieval may use beside the table that it returns, such as ``4GB``. Windows are
+        answered in slabs that fit in it (``limits.py``). What does not fit, of DuckDB or of the events that windows still reach,
+        lies in files in the system's temporary folder (``TMPDIR``). Default: DuckDB's own limit, and 4 GB for windows.
     """
 
     type: str = "feature_repo.windows.offline_store.WindowedOfflineStore"

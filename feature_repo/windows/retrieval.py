@@ -1,5 +1,6 @@
 """Point-in-time retrieval: what is asked, the rows that ask, and the columns that views and transforms add to them."""
 
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -272,13 +273,15 @@ class Retrieval:
 
 
 def connect(config: RepoConfig) -> duckdb.DuckDBPyConnection:
-    """A DuckDB of its own, in UTC, with the store's memory limit."""
+    """A DuckDB of its own, in UTC, with the store's memory limit; what is beyond it goes to the system's temporary folder."""
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     # It would draw one for each of many queries, terminal or not.
     connection.execute("SET enable_progress_bar = false")
     # Several queries read the same files.
     connection.execute("SET parquet_metadata_cache = true")
+    # Its own choice is the folder that a command is run in, whatever that is.
+    connection.execute("SET temp_directory = ?", [tempfile.gettempdir()])
     limit = getattr(config.offline_store, "memory_limit", None)
     if limit:
         connection.execute("SET memory_limit = ?", [limit])

@@ -22,6 +22,7 @@ from feature_repo.windows.cuts import cuts
 from feature_repo.windows.event_scan import EventScan, KeyPart, column_types
 from feature_repo.windows.event_sql import check_columns, event_number_sql
 from feature_repo.windows.family import AskedRows, Family, KeyedRows
+from feature_repo.windows.held import Room
 from feature_repo.windows.limits import Limits
 from feature_repo.windows.memory import empty, release
 from feature_repo.windows.sources import SourceTable
@@ -59,7 +60,7 @@ class Slabs:
         last: the last instant at which rows will ask, microseconds; None: all ask at once.
 
     Raises:
-        ValueError: see ``EventScan``.
+        ValueError: see ``EventScan``. OSError: see ``Room.keep``.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Slabs:
         self._last = last
         self._workers = os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers)
+        self._room = Room(limits.held)
         self._keys = AskedKeys(connection, asked)
         self.requests = tuple(requests)
         # By the request's place.
@@ -88,6 +90,7 @@ class Slabs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pool.shutdown()
+        self._room.close()
 
     def answer(
         self,
@@ -187,7 +190,7 @@ class Slabs:
         families = []
         for sharing in shared.values():
             specs, fields = [members[i].spec for i in sharing], [scan.fields[i] for i in sharing]
-            family = Family(members[sharing[0]].parts, specs, fields, self._pool)
+            family = Family(members[sharing[0]].parts, specs, fields, self._pool, self._room)
             families.append(family)
             self._family_of |= {members[i].request: family for i in sharing}
         return _Feed(scan, families)
