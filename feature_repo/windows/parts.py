@@ -18,9 +18,9 @@ _LEAST_ROWS = 100_000
 class PartWriter:
     """Writes tables in order into ``part-00000.parquet`` and on; the folder gets its name at the end.
 
-    Integers are delta-packed, which is small and quick; floats stand as they are, since no encoding makes them much smaller;
-    text is dictionary-encoded and compressed. Statistics, by which readers leave parts out, are kept of times and texts: those of
-    features, which follow no order, would never leave one out. A writer that is killed leaves a folder
+    Integers and times are delta-packed, which is small and quick; floats stand as they are, since no encoding makes them much
+    smaller; text is dictionary-encoded and compressed. Statistics, by which readers leave parts out, are kept of times and
+    texts: those of features, which follow no order, would never leave one out. A writer that is killed leaves a folder
     ``.{name}.partial-{pid}``, and nothing under the name.
 
     Args:
@@ -75,13 +75,16 @@ class PartWriter:
 
 def _write(table: pa.Table, file: Path, metadata: dict[bytes, bytes]) -> None:
     schema = table.schema
-    text = [f.name for f in schema if not pa.types.is_integer(f.type) and not pa.types.is_floating(f.type)]
+    floats = [f.name for f in schema if pa.types.is_floating(f.type)]
+    whole = [f.name for f in schema if pa.types.is_integer(f.type)]
+    times = [f.name for f in schema if pa.types.is_timestamp(f.type)]
+    text = [name for name in schema.names if name not in {*floats, *whole, *times}]
     pq.write_table(
         table.replace_schema_metadata({**(schema.metadata or {}), **metadata}),
         file,
         row_group_size=len(table),
         use_dictionary=text or False,
-        write_statistics=text or False,
+        write_statistics=[*times, *text] or False,
         compression={f.name: "snappy" if f.name in text else "none" for f in schema},
-        column_encoding={f.name: "DELTA_BINARY_PACKED" for f in schema if pa.types.is_integer(f.type)},
+        column_encoding=dict.fromkeys([*whole, *times], "DELTA_BINARY_PACKED"),
     )
