@@ -6,7 +6,6 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.windows.asked_keys import encoded
 from feature_repo.windows.limits import Limits
 from feature_repo.windows.slabs import Request, Slabs
 from feature_repo.windows.sources import SourceTable
@@ -66,7 +65,7 @@ def offline(spec, events, wanted, limits):
         connection.register("asks", pa.table({"key": key}))
         requests = [Request(spec, SourceTable("events"), {"key": "key"})]
         with Slabs(connection, requests, {"key": "asks"}, limits) as slabs:
-            (columns,) = slabs.answer({"key": encoded(pa.chunked_array([key]))}, instants, known)
+            (columns,) = slabs.answer({"key": pa.chunked_array([key])}, instants, known)
     return [[columns[a.name][i].as_py() for a in spec.aggregates] for i in range(len(wanted))]
 
 

@@ -1,6 +1,6 @@
 """The values asked of each key, numbered, so that events and rows that ask are matched by numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import duckdb
 import numpy as np
@@ -10,21 +10,7 @@ from numpy.typing import NDArray
 from feature_repo.lake import quote
 from feature_repo.windows.event_scan import KeyPart
 
-_VALUES = "__asked_values"
-
-
-def encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    """A column as its distinct values and the place of each row's among them."""
-    if pa.types.is_dictionary(column.type):
-        # Its own values may be many that no row has.
-        column = column.cast(column.type.value_type)
-    if pa.types.is_null(column.type) or not column.num_chunks:
-        # Not every type of values has an array without any.
-        return pa.nulls(len(column)).dictionary_encode()
-    column = column.dictionary_encode()
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.unify_dictionaries().chunks)
+_ROWS, _PLACE = "__asking_rows", "__place"
 
 
 class AskedKeys:
@@ -39,14 +25,6 @@ class AskedKeys:
         self._asked = asked
         self._numbered: dict[KeyPart, tuple[str, str]] = {}
 
-    @property
-    def parts(self) -> Sequence[KeyPart]:
-        return list(self._numbered)
-
-    def column(self, part: KeyPart) -> str:
-        """The column of the rows in which a part is asked."""
-        return self._numbered[part][0]
-
     def part(self, key: str, kind: str, column: str) -> KeyPart:
         """The part for a source's key of a DuckDB type, asked in a column of the rows."""
         asked = (column, kind)
@@ -55,22 +33,32 @@ class AskedKeys:
         self._numbered[part] = asked
         return part
 
-    def ids(self, part: KeyPart, values: pa.DictionaryArray) -> NDArray[np.int32]:
-        """The number of each row's value, -1 for none."""
-        _, kind = self._numbered[part]
-        table = pa.table({"value": values.dictionary, "place": np.arange(len(values.dictionary))})
-        self._connection.register(_VALUES, table)
+    def ids(self, columns: Mapping[str, pa.ChunkedArray]) -> dict[KeyPart, NDArray[np.int32]]:
+        """For every part the number of each row's value, -1 for none.
+
+        Args:
+            columns: of the rows that ask, all those in which parts are asked.
+        """
+        tables = {part.table: asked for part, asked in self._numbered.items()}
+        if not tables:
+            return {}
+        # Under names of ours: DuckDB does not tell theirs apart by upper and lower case.
+        names = {column: f"__column_{i}" for i, (column, _) in enumerate(tables.values())}
+        rows = pa.table({ours: columns[column] for column, ours in names.items()})
+        places = pa.array(np.arange(len(rows)))
+        self._connection.register(_ROWS, rows.append_column(_PLACE, places))
         found = self._connection.execute(
-            f"SELECT place, coalesce(i.id, -1) AS id FROM {_VALUES} v LEFT JOIN {part.table} i "
-            f"ON {_cast('value', kind, 'v.')} = i.value"
+            f"SELECT {_PLACE}, {', '.join(f'coalesce({table}.id, -1) AS {table}' for table in tables)} FROM {_ROWS}"
+            + "".join(
+                f" LEFT JOIN {table} ON {_cast(names[column], kind)} = {table}.value"
+                for table, (column, kind) in tables.items()
+            )
         ).fetchnumpy()
-        self._connection.unregister(_VALUES)
-        # One more than there are values, for null.
-        numbers: NDArray[np.int32] = np.full(len(table) + 1, -1, dtype=np.int32)
-        numbers[found["place"]] = found["id"]
-        places = values.indices.fill_null(len(table)) if values.null_count else values.indices
-        ids: NDArray[np.int32] = numbers[places.to_numpy()]
-        return ids
+        self._connection.unregister(_ROWS)
+        numbers = {table: np.empty(len(rows), dtype=np.int32) for table in tables}
+        for table, ids in numbers.items():
+            ids[found[_PLACE]] = found[table]
+        return {part: numbers[part.table] for part in self._numbered}
 
     def _number(self, key: str, kind: str, column: str) -> KeyPart:
         table = f"__numbered_{len(self._numbered)}"
@@ -82,5 +70,5 @@ class AskedKeys:
         return KeyPart(key, table, size)
 
 
-def _cast(column: str, kind: str, table: str = "") -> str:
-    return f"CAST({table}{quote(column)} AS {kind})"
+def _cast(column: str, kind: str) -> str:
+    return f"CAST({quote(column)} AS {kind})"

@@ -24,7 +24,6 @@ from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.registry.base_registry import BaseRegistry
 
 from feature_repo.lake import literal, parquet_sql, quote
-from feature_repo.windows.asked_keys import encoded
 from feature_repo.windows.cuts import between_sql, counted, cuts, histogram_sql
 from feature_repo.windows.derived import Integers, decimals, features, stored, used
 from feature_repo.windows.event_scan import column_types, integers
@@ -345,9 +344,8 @@ class _Pass:
     def finished(self, rows: pa.Table) -> pa.Table:
         """Some events with their derived columns."""
         keys = dict.fromkeys(key for request in self.slabs.requests for key in request.spec.keys)
-        coded = {key: encoded(rows[key]) for key in keys}
-        instants = integers(rows["__instant"])
-        found = self.slabs.answer(coded, instants, integers(rows["__known"]))
+        instants, known = integers(rows["__instant"]), integers(rows["__known"])
+        found = self.slabs.answer({key: rows[key] for key in keys}, instants, known)
         answers = dict(zip(self.bases, found, strict=True))
         table = rows.select(list(self.columns))
         for column in self.derived:

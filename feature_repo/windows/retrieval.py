@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +15,6 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from numpy.typing import NDArray
 
-from feature_repo.windows.asked_keys import encoded
 from feature_repo.windows.event_columns import EventColumns, Wanted, computes, counted_sql, sources_of
 from feature_repo.windows.event_scan import column_types
 from feature_repo.windows.limits import limits_of
@@ -198,20 +196,19 @@ class Retrieval:
     ) -> list[dict[str, pa.ChunkedArray]]:
         windowed = [keys for asked, keys in zip(self._question.views, join_keys, strict=True) if asked.spec]
         names = list(dict.fromkeys(column for keys in windowed for column in keys.values()))
-        with ThreadPoolExecutor() as pool:
-            keys = dict(zip(names, pool.map(encoded, map(rows.table.column, names)), strict=True))
+        keys = {name: rows.table.column(name) for name in names}
         if self._slabs is None:
             requests = self._requests(rows, join_keys)
             limits = limits_of(self._question.config, [request.spec for request in requests])
             self._slabs = Slabs(self._connection, requests, self._values(keys), limits, self._last)
         return self._slabs.answer(keys, rows.instants, rows.known, progress)
 
-    def _values(self, keys: Mapping[str, pa.DictionaryArray]) -> dict[str, str]:
+    def _values(self, keys: Mapping[str, pa.ChunkedArray]) -> dict[str, str]:
         """For each key column a table expression with every value that will be asked of it."""
         if self._asked is not None:
             return dict.fromkeys(keys, self._asked)
         for i, (name, column) in enumerate(keys.items()):
-            self._connection.register(f"asked_{i}", pa.table({name: column.dictionary}))
+            self._connection.register(f"asked_{i}", pa.table({name: column}))
         return {name: f"asked_{i}" for i, name in enumerate(keys)}
 
     def _requests(self, rows: EntityRows, join_keys: Sequence[dict[str, str]]) -> list[Request]:

@@ -94,7 +94,7 @@ class Slabs:
 
     def answer(
         self,
-        keys: Mapping[str, pa.DictionaryArray],
+        keys: Mapping[str, pa.ChunkedArray],
         instants: Integers,
         known: Integers | None,
         progress: Progress = lambda done, total: None,
@@ -102,7 +102,7 @@ class Slabs:
         """Every aggregate of each view for every row that asks, in the order of rows.
 
         Args:
-            keys: the rows' key columns, see ``encoded``. instants: microseconds; none may lie before one that was answered.
+            keys: the rows' key columns. instants: microseconds; none may lie before one that was answered.
             known: as of what knowledge, microseconds; None if each row knows up to its instant.
 
         Raises:
@@ -116,10 +116,10 @@ class Slabs:
         return [self._columns(request, out) for request, out in zip(self.requests, outs, strict=True)]
 
     def _asked_rows(
-        self, keys: Mapping[str, pa.DictionaryArray], instants: Integers, known: Integers | None
+        self, keys: Mapping[str, pa.ChunkedArray], instants: Integers, known: Integers | None
     ) -> AskedRows:
         """Rows by instant."""
-        ids = {part: self._keys.ids(part, keys[self._keys.column(part)]) for part in self._keys.parts}
+        ids = self._keys.ids(keys)
         known = None if known is not None and np.array_equal(known, instants) else known
         rows = np.arange(len(instants))
         if _ascending(instants):
