@@ -12,7 +12,9 @@
   Events pushed to a windowed view lack the columns of its results: the way out is said instead of their names.
 - A column of integers with a null among them is materialized and written through floats: beyond 2**53 others are served.
 - A FeatureService that has a view both under its own name and under another cannot be compared with itself, so not be read.
-- ``materialize-incremental`` starts a view without history a year, or its ttl, before now: what is older was never served.
+- ``materialize-incremental`` starts a view without history a year, or its ttl, before now: what is older was never served. So it
+  does with an on-demand view that is stored online; and what that says of one over windows named neither.
+- ``feast registry-dump`` fails on a stream view without a function of its own.
 """
 
 import warnings
@@ -47,6 +49,8 @@ _apply_as_feast_does = FeatureStore.apply
 _proto_values_as_feast_does = utils._columns_to_proto_values
 _diff_as_feast_sees = registry_diff.diff_registry_objects
 _materialize_from_last = FeatureStore.materialize_incremental
+_sorted_dict_as_feast_does = Registry._message_to_sorted_dict
+_materialize_odfv = FeatureStore._materialize_odfv
 _last_materialized = FeatureView.most_recent_end_time
 
 _NOWHERE: Mapping[str, datetime] = MappingProxyType({})
@@ -258,6 +262,35 @@ def _first_instants(store: FeatureStore, names: list[str] | None) -> dict[str, d
     return starts
 
 
+def _materialize_on_demand(
+    self: FeatureStore, feature_view: Any, start_date: datetime, *args: Any, **kwargs: Any
+) -> None:
+    """As Feast's; from where those of its views begin that are loaded for the first time.
+
+    Raises:
+        ValueError: one of its views is windowed: its values hold for an instant, so none are there to compute from.
+    """
+    names = [projection.name for projection in feature_view.source_feature_view_projections.values()]
+    windowed = [name for name in names if is_windowed(self._get_feature_view(name))]
+    if windowed:
+        raise ValueError(
+            f"{feature_view.name}: what is computed from a window holds for an instant only and cannot be stored, and view "
+            f"{windowed[0]!r} is windowed; declare {feature_view.name} without write_to_online_store, and it is computed when it "
+            "is asked for"
+        )
+    starts = _STARTS.get()
+    found = [starts[name] for name in names if name in starts]
+    _materialize_odfv(self, feature_view, min([start_date, *found]), *args, **kwargs)
+
+
+def _sorted_dict(message: Any) -> dict[str, Any]:
+    """As Feast's, which fills in the function of every stream view, with one to be filled in for a view that has none."""
+    shown: dict[str, Any] = _sorted_dict_as_feast_does(message)
+    if type(message).__name__ == "StreamFeatureView":
+        shown["spec"].setdefault("userDefinedFunction", {})
+    return shown
+
+
 def _most_recent_end_time(self: FeatureView) -> datetime | None:
     """As Feast's, but where ``materialize-incremental`` has found that the view begins elsewhere."""
     last: datetime | None = _last_materialized.fget(self)
@@ -278,4 +311,6 @@ def install() -> None:
     FeatureViewProjection.__lt__ = _before
     registry_diff.diff_registry_objects = _diff
     FeatureStore.materialize_incremental = _materialize_incremental
+    Registry._message_to_sorted_dict = staticmethod(_sorted_dict)
+    FeatureStore._materialize_odfv = _materialize_on_demand
     FeatureView.most_recent_end_time = property(_most_recent_end_time)

@@ -24,6 +24,7 @@ class Pull:
 
     Attributes:
         keys: join keys; none for a view without entities.
+        features: none for every column of the source, which a function of a view may need.
         created: when a row became known; None if the source does not say.
         start, end: range of ``time``, both ends included; None is open. Without a zone they are UTC, as in Feast.
         newest: of each key only the row with the newest ``time``, of several the one created last; rows without a key, which
@@ -52,7 +53,7 @@ def pull(connection: duckdb.DuckDBPyConnection, source: str, asked: Pull) -> pa.
         ValueError: the source lacks a column, with those it has.
     """
     types = column_types(connection, source)
-    missing = [name for name in _columns(asked) if name not in types]
+    missing = [name for name in _columns(asked, types) if name not in types]
     if missing:
         raise ValueError(f"source: no column {missing}; it has {sorted(types)}")
     return connection.sql(pull_sql(source, types, asked)).to_arrow_table()
@@ -60,7 +61,7 @@ def pull(connection: duckdb.DuckDBPyConnection, source: str, asked: Pull) -> pa.
 
 def pull_sql(source: str, types: Mapping[str, str], asked: Pull) -> str:
     """The query of ``pull``."""
-    columns = [_column(name, types, asked) for name in _columns(asked)]
+    columns = [_column(name, types, asked) for name in _columns(asked, types)]
     if not asked.keys and asked.time != LOG_TIMESTAMP_FIELD:
         columns.insert(0, f"'' AS {quote(DUMMY_KEY)}")
     time = f"epoch_us({instant_sql(asked.time, types)})"
@@ -100,9 +101,9 @@ def local_files(source: DataSource) -> bool:
     return isinstance(source, FileSource) and "://" not in source.path
 
 
-def _columns(asked: Pull) -> Sequence[str]:
+def _columns(asked: Pull, types: Mapping[str, str]) -> Sequence[str]:
     created = (asked.created,) if asked.created else ()
-    return tuple(dict.fromkeys((*asked.keys, *asked.features, asked.time, *created)))
+    return tuple(dict.fromkeys((*asked.keys, *(asked.features or types), asked.time, *created)))
 
 
 def _column(name: str, types: Mapping[str, str], asked: Pull) -> str:
