@@ -388,6 +388,17 @@ def test_an_absent_table_is_refused_with_the_way_out(folder):
         ask(store, [("a", 5)], [f"view:{NAME_COUNT}"])
 
 
+@pytest.mark.parametrize("content", ["id,key,time\n", ""])
+def test_a_file_of_another_format_is_refused_with_the_way_out(folder, content):
+    (folder / "events.csv").write_text(content)
+    source = events_source(folder / "events.csv")
+    store = project(folder, source, view_of(source, COUNT))
+    with pytest.raises(
+        ValueError, match=r"^source 'events': .*events\.csv is not a Parquet file; write it as one"
+    ):
+        ask(store, [("a", 5)], [f"view:{NAME_COUNT}"])
+
+
 def test_a_folder_of_parquet_files_is_one_source(folder):
     (folder / "parts" / "deeper").mkdir(parents=True)
     write_events(folder / "parts" / "1.parquet", [event(1, 1)])

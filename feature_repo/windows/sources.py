@@ -15,6 +15,8 @@ from feast.infra.offline_stores.file_source import FileSource
 from feature_repo.lake import parquet_sql, quote, snapshot
 from feature_repo.windows.state import to_microseconds
 
+# What every Parquet file begins with.
+_PARQUET = b"PAR1"
 _NEWEST: Mapping[str, int] = MappingProxyType({})
 _PINNED: ContextVar[Mapping[str, int]] = ContextVar("pinned_versions", default=_NEWEST)
 
@@ -74,7 +76,7 @@ def source_table(source: FileSource, repo_path: Path | None) -> SourceTable:
     """The files of a source, columns named as its field mapping says.
 
     Raises:
-        FileNotFoundError: no Delta table, or no Parquet file, at the source's path.
+        FileNotFoundError: no Delta table, or no Parquet file, at the source's path. ValueError: what is there is no Parquet.
     """
     path = FileSource.get_uri_for_file_path(repo_path, source.path)
     if isinstance(source.file_format, DeltaFormat):
@@ -123,4 +125,10 @@ def _parquet_files(path: str, name: str) -> tuple[str, ...]:
         raise FileNotFoundError(
             f"source {name!r}: no Parquet file at {path}; load the data, or correct the source's path"
         )
+    with open(files[0], "rb") as file:
+        if file.read(len(_PARQUET)) != _PARQUET:
+            raise ValueError(
+                f"source {name!r}: {files[0]} is not a Parquet file; write it as one, or as a Delta table with "
+                "file_format=DeltaFormat()"
+            )
     return files
