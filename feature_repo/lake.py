@@ -83,6 +83,8 @@ DECISIONS = pa.schema(
 
 TABLES = {**SCHEMAS, "decisions": DECISIONS}
 
+# What a table may have whose files hold its rows as they are.
+_HARMLESS = {"timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"}
 # DuckDB's names of Delta's primitive types; decimals carry their digits along.
 _DUCKDB_TYPES = {
     "boolean": "BOOLEAN",
@@ -139,7 +141,8 @@ def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
     """The table at ``path`` as of ``version`` (None: the newest).
 
     Raises:
-        FileNotFoundError: there is no Delta table at ``path``.
+        FileNotFoundError: there is no Delta table at ``path``. ValueError: its files do not hold its rows as they are, but, say,
+            deleted ones too.
     """
     try:
         table = DeltaTable(str(path), version=version)
@@ -148,6 +151,7 @@ def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
             f"no Delta table at {path}: load events first (fraud ingest, or fraud simulate), "
             "or set FRAUD_HOME to where they are"
         ) from error
+    _refuse_features(path, table)
     columns = tuple(
         (field.name, _duckdb_type(getattr(field.type, "type", ""))) for field in table.schema().fields
     )
@@ -164,6 +168,17 @@ def snapshot(path: Path | str, version: int | None = None) -> Snapshot:
     counts = files["num_records"]
     rows = None if counts.null_count else int(pc.sum(counts).as_py() or 0)
     return Snapshot(table.version(), tuple(table.file_uris()), columns, partitions, alike, full, rows)
+
+
+def _refuse_features(path: Path | str, table: DeltaTable) -> None:
+    features = set(table.protocol().reader_features or ()) - _HARMLESS
+    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
+        features.add("columnMapping")
+    if features:
+        raise ValueError(
+            f"Delta table at {path}: its files cannot be read as they are, since it has {', '.join(sorted(features))}; write it "
+            "without (in Spark: ALTER TABLE ... DROP FEATURE, which rewrites what it must), or copy it"
+        )
 
 
 def _duckdb_type(delta: str) -> str:

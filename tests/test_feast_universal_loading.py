@@ -225,7 +225,8 @@ def test_a_batch_view_with_a_function_is_loaded_as_the_function_makes_it(folder,
     assert store.get_online_features(["anyone:tenfold"], rows).to_dict()["tenfold"] == [20] * 3
 
 
-def test_a_stored_transform_has_all_history_that_its_views_have(folder):
+@pytest.mark.parametrize("alone", [False, True], ids=["with its view", "after its view"])
+def test_a_stored_transform_has_all_history_that_its_views_have(folder, alone):
     years = 3 * 365 * 86_400
     path = write_events(folder / "rows.parquet", [event(1, -years, amount=3), event(2, 0, key="b", amount=4)])
     plain = plain_view(path)
@@ -237,8 +238,14 @@ def test_a_stored_transform_has_all_history_that_its_views_have(folder):
     def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"twice": inputs["amount"] * 2})
 
-    store = deploy(folder, plain, doubled)
-    store.materialize_incremental(at(9))
+    if alone:
+        store = deploy(folder, plain)
+        store.materialize_incremental(at(9))
+        store.apply([doubled])
+        store.materialize_incremental(at(9), ["doubled"])
+    else:
+        store = deploy(folder, plain, doubled)
+        store.materialize_incremental(at(9))
     features, rows = ["plain:amount", "doubled:twice"], [{"key": "a"}, {"key": "b"}]
     answer = store.get_online_features(features, rows).to_dict()
     assert (answer["amount"], answer["twice"]) == ([3, 4], [6, 8])

@@ -381,6 +381,31 @@ def test_a_delta_log_need_not_say_how_many_rows_there_are(folder, uncounted):
     assert ask(store, [("a", 5 * 86_400)])["all_events_count_7d"] == [3]
 
 
+MARKED = ["timestampNtz", "deletionVectors"]
+
+
+@pytest.mark.parametrize(
+    ("action", "content", "feature"),
+    [
+        ("protocol", {"minReaderVersion": 3, "readerFeatures": MARKED, "writerFeatures": MARKED}, "deletionVectors"),
+        ("metaData", {"configuration": {"delta.columnMapping.mode": "name"}}, "columnMapping"),
+    ],
+)  # fmt: skip
+def test_a_table_whose_files_do_not_hold_its_rows_as_they_are_is_refused(folder, action, content, feature):
+    store = delta_deploy(folder)
+    file = folder / "lake" / "_delta_log" / f"{0:020}.json"
+    actions = [json.loads(line) for line in file.read_text().splitlines()]
+    for each in actions:
+        each.get(action, {}).update(content)
+        if action == "protocol" and action in each:
+            each[action]["minWriterVersion"] = 7
+    file.write_text("\n".join(map(json.dumps, actions)))
+    with pytest.raises(
+        ValueError, match=rf"^Delta table at .*lake: .* since it has {feature}; write it without"
+    ):
+        ask(store, [("a", 5)])
+
+
 def test_an_absent_table_is_refused_with_the_way_out(folder):
     source = events_source(folder / "nowhere", file_format=DeltaFormat())
     store = project(folder, source, view_of(source, COUNT))

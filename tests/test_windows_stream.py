@@ -1,6 +1,7 @@
 """Features streamed slab by slab: the same as all at once, whatever the slabs; a folder that is whole or not there."""
 
 import io
+import os
 from datetime import datetime
 
 import duckdb
@@ -9,15 +10,26 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import FeatureService, FeatureView, Field, FileSource
+from feast import Entity, FeatureService, FeatureView, Field, FileSource
 from feast.types import Int64
+from feast.value_type import ValueType
 from rich.console import Console
 
-from feature_repo.windows import family, progress, retrieval, stream
+from feature_repo.windows import family, held, progress, retrieval, stream
 from feature_repo.windows.limits import Limits, limits_of, memory_bytes
 from feature_repo.windows.spec import view_spec
 from feature_repo.windows.stream import FeatureStream, RowsThatAsk, feature_stream, question_of
-from tests.windows_project import HOLDER, PLACE, at, event, events_source, project, view_of, write_events
+from tests.windows_project import (
+    HOLDER,
+    PLACE,
+    SCHEMA,
+    at,
+    event,
+    events_source,
+    project,
+    view_of,
+    write_events,
+)
 
 SPENT = {(f, "amount"): ["5s", "30s"] for f in ("sum", "mean", "max", "std", "last")} | {
     ("count", ""): ["5s"]
@@ -114,6 +126,53 @@ def test_slab_by_slab_it_is_what_it_is_at_once(folder, slabs, limits, split, mon
     assert found.column_names == want.column_names
     order = [("time", "ascending"), ("id", "ascending")]
     assert found.sort_by(order).to_pylist() == want.sort_by(order).to_pylist()
+
+
+@pytest.mark.parametrize("largest", [3, 12])
+@pytest.mark.parametrize("room", [0, 1_000, 10**9])
+def test_ranges_that_grow_are_parted_and_nothing_is_read_once_it_was_let_go(
+    folder, slabs, monkeypatch, largest, room
+):
+    events = some_events(120)
+    store = deploy(folder, events)
+    want = at_once(store, events)
+    slabs(Limits(rows=7, events=9, held=room))
+    monkeypatch.setattr(family, "_SPLIT", 4)
+    monkeypatch.setattr(family, "_LARGEST", largest)
+    monkeypatch.setattr(family, "_FEWEST", 2)
+    overwritten, parted = [], []
+
+    def free(file, start, size, free=held._File.free):
+        overwritten.append(os.pwrite(file._descriptor, b"\x55" * size, start))
+        free(file, start, size)
+
+    def part(codes, part=family._parted):
+        parted.append(len(codes))
+        return part(codes)
+
+    monkeypatch.setattr(held._File, "free", free)
+    monkeypatch.setattr(family, "_parted", part)
+    found = pa.concat_tables(streamed(store).tables())
+    order = [("time", "ascending"), ("id", "ascending")]
+    assert found.sort_by(order).to_pylist() == want.sort_by(order).to_pylist()
+    assert len(parted) > 4
+    assert bool(overwritten) == (room < 10**9)
+
+
+@pytest.mark.parametrize("name", ["b", "bucket", "number"])
+def test_columns_of_the_source_may_have_any_name(folder, slabs, name):
+    events = [event(n, n, key="a", amount=n) for n in range(12)]
+    table = pa.Table.from_pylist(events, SCHEMA).rename_columns(
+        [name if column == "key" else column for column in SCHEMA.names]
+    )
+    pq.write_table(table, folder / "events.parquet")
+    source = events_source(folder / "events.parquet")
+    holder = Entity(name="someone", join_keys=[name], value_type=ValueType.STRING)
+    view = view_of(source, {("count", ""): ["5s"]}, name="plain", prefix="plain", entities=(holder,))
+    store = project(folder, holder, source, view, FeatureService(name="service", features=[view]))
+    slabs(Limits(rows=3, events=3, held=0))
+    found = pa.concat_tables(streamed(store, columns=["id", name]).tables())
+    assert found["plain_events_count_5s"].to_pylist() == [min(n, 5) for n in range(12)]
 
 
 @pytest.mark.parametrize("limits", SLABS)

@@ -247,11 +247,11 @@ def _materialize_incremental(
         _STARTS.reset(token)
 
 
-def _first_instants(store: FeatureStore, names: list[str] | None) -> dict[str, datetime]:
-    """Where views without history begin; of stores that are not this project's none."""
+def _first_instants(store: FeatureStore, names: list[str] | None) -> Mapping[str, datetime]:
+    """Where views without history begin; ``_NOWHERE`` of stores that are not this project's."""
     has_history = getattr(store._get_provider().online_store, "has_history", None)
     if has_history is None:
-        return {}
+        return _NOWHERE
     starts = {}
     for view in [*store.list_feature_views(), *store.list_stream_feature_views()]:
         entities = [store.get_entity(name) for name in view.entities]
@@ -265,22 +265,26 @@ def _first_instants(store: FeatureStore, names: list[str] | None) -> dict[str, d
 def _materialize_on_demand(
     self: FeatureStore, feature_view: Any, start_date: datetime, *args: Any, **kwargs: Any
 ) -> None:
-    """As Feast's; from where those of its views begin that are loaded for the first time.
+    """As Feast's; but ``materialize-incremental`` begins where its views do, if rows of one of them never grow old.
 
     Raises:
         ValueError: one of its views is windowed: its values hold for an instant, so none are there to compute from.
     """
-    names = [projection.name for projection in feature_view.source_feature_view_projections.values()]
-    windowed = [name for name in names if is_windowed(self._get_feature_view(name))]
+    projections = feature_view.source_feature_view_projections.values()
+    views = [self._get_feature_view(projection.name) for projection in projections]
+    windowed = [view.name for view in views if is_windowed(view)]
     if windowed:
         raise ValueError(
             f"{feature_view.name}: what is computed from a window holds for an instant only and cannot be stored, and view "
             f"{windowed[0]!r} is windowed; declare {feature_view.name} without write_to_online_store, and it is computed when it "
             "is asked for"
         )
-    starts = _STARTS.get()
-    found = [starts[name] for name in names if name in starts]
-    _materialize_odfv(self, feature_view, min([start_date, *found]), *args, **kwargs)
+    # An incremental run has no other start for it than its views' ttl, or a year.
+    if _STARTS.get() is not _NOWHERE and not all(view.ttl for view in views):
+        sources = [view.batch_source for view in views if view.batch_source]
+        firsts = [first_instant(source, self.config.repo_path) for source in sources]
+        start_date = min([utils.make_tzaware(start_date), *(first for first in firsts if first)])
+    _materialize_odfv(self, feature_view, start_date, *args, **kwargs)
 
 
 def _sorted_dict(message: Any) -> dict[str, Any]:

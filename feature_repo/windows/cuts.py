@@ -33,15 +33,16 @@ def cuts(histogram: Histogram, lo: int, hi: int, most: int) -> list[int]:
 def histogram_sql(time: str, table: str, condition: str, lo: int, width: int) -> str:
     """How many rows there are in each bucket of ``width`` microseconds from ``lo`` on; ``time`` is a TIMESTAMPTZ."""
     return (
-        f"SELECT (epoch_us({time}) - {lo}) // {width} AS b, count(*) AS n FROM {table} "
-        f"WHERE {condition} GROUP BY b"
+        f"SELECT (epoch_us({time}) - {lo}) // {width} AS bucket, count(*) AS number FROM {table} "
+        # By its place: a name could be one of the table's columns.
+        f"WHERE {condition} GROUP BY 1"
     )
 
 
 def counted(found: dict[str, NDArray[np.int64]], buckets: int) -> Integers:
     """The answer of ``histogram_sql``, from DuckDB's ``fetchnumpy``, as int64[buckets]."""
     counts = np.zeros(buckets, dtype=np.int64)
-    counts[np.asarray(found["b"], dtype=np.int64)] = found["n"]
+    counts[np.asarray(found["bucket"], dtype=np.int64)] = found["number"]
     return counts
 
 

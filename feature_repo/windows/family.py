@@ -35,8 +35,9 @@ Integers = NDArray[np.int64]
 Positions = NDArray[np.int32]
 Numbers = Callable[[pa.Array | pa.ChunkedArray], NDArray[np.uint64]]
 """The numbers by which events at one instant are ordered and told apart, from their ids."""
-# From how many events on a family has more than one range of keys; how many events in each, and how many ranges.
-_SPLIT, _RANGE = 100_000, 32_768
+# From how many events on a family has more than one range of keys, and from how many on a range is parted again, each time into
+# ranges of so many events, at least and at most so many ranges.
+_SPLIT, _LARGEST, _RANGE = 100_000, 500_000, 32_768
 _FEWEST, _MOST = 16, 64
 # From how many events a row on those of unasked keys are looked for, and by how many marks a row.
 _SPARSE, _MARKS = 4, 8
@@ -225,31 +226,36 @@ class Family:
             self._pool.submit(self._merge_held, i, laid, start, end, floor)
             for i, (start, end) in enumerate(pairwise(_edges(laid.codes, self._bounds)))
         ]
-        for job in jobs:
-            job.result()
-        if len(self._held) == 1 and len(self._held[0]) > _SPLIT:
-            (whole,) = self._held
-            whole.let_go()
-            self._take(whole.laid())
+        merged = [job.result() for job in jobs]
+        # Ranges begin where they did, and where they were parted.
+        begins = [
+            first for i, (_, firsts) in enumerate(merged) for first in (*self._bounds[i - 1 : i], *firsts)
+        ]
+        self._held = [held for ranges, _ in merged for held in ranges]
+        self._bounds = np.array(begins, dtype=laid.codes.dtype)
 
-    def _merge_held(self, i: int, new: Held, start: int, end: int, floor: int) -> None:
+    def _merge_held(
+        self, i: int, new: Held, start: int, end: int, floor: int
+    ) -> tuple[list[Range], NDArray[Any]]:
+        """A range with newer events, as one range or several, and the first code of each but the first."""
         before = self._held[i]
         old = before.laid()
         size = surviving(old.fields[0], floor) + end - start
         codes, fields = np.empty(size, new.codes.dtype), np.empty((len(new.fields), size), np.int64)
         merge(old.codes, old.fields, floor, new.codes, new.fields, start, end, codes, fields)
         before.let_go()
-        self._held[i] = self._room.keep(Held(codes, fields))
+        merged = Held(codes, fields)
+        if size <= (_LARGEST if len(self._bounds) else _SPLIT):
+            return [self._room.keep(merged)], codes[:0]
+        spans, firsts = _parted(codes)
+        return [self._room.keep(merged.part(start, end)) for start, end in spans], firsts
 
     def _take(self, held: Held | Found) -> None:
-        """Hold these events and no others: many of them as ranges of about as many each."""
+        """Hold these events and no others."""
         self._held, self._bounds = [held], held.codes[:0]
-        size = len(held)
-        if size > _SPLIT:
-            ranges = min(max(size // _RANGE, _FEWEST), _MOST)
-            places = np.linspace(0, size, ranges + 1).astype(np.int64)[1:-1]
-            self._bounds = np.unique(held.codes[places])
-            self._held = [held.part(start, end) for start, end in pairwise(_edges(held.codes, self._bounds))]
+        if len(held) > _SPLIT:
+            spans, self._bounds = _parted(held.codes)
+            self._held = [held.part(start, end) for start, end in spans]
 
     def _hold_known_times(self) -> None:
         self._late = True
@@ -331,6 +337,19 @@ def _greatest(parts: Sequence[KeyPart]) -> int:
 
 def _code_type(greatest: int) -> Any:
     return np.int32 if greatest < 2**31 else np.int64
+
+
+def _parted(codes: NDArray[Any]) -> tuple[list[tuple[int, int]], NDArray[Any]]:
+    """Sorted events as ranges of about as many each, from where to where, and the first code of each but the first.
+
+    A key is in one of them.
+    """
+    size = len(codes)
+    ranges = min(max(size // _RANGE, _FEWEST), _MOST)
+    places = np.linspace(0, size, ranges + 1).astype(np.int64)[1:-1]
+    firsts = np.unique(codes[places])
+    firsts = firsts[firsts > codes[0]]
+    return list(pairwise(_edges(codes, firsts))), firsts
 
 
 def _edges(codes: NDArray[Any], bounds: NDArray[Any]) -> list[int]:
