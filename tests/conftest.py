@@ -31,6 +31,12 @@ def module_home(tmp_path_factory):
 
 
 @pytest.fixture
+def folder(module_home, tmp_path):
+    """An empty folder for a project in the module's home."""
+    return tmp_path
+
+
+@pytest.fixture
 def store(home):
     """The project's feature store with its definitions applied, in an empty home."""
     feature_store = open_store()

@@ -4,17 +4,10 @@ import random
 from datetime import timedelta
 
 import pandas as pd
-from feast import (
-    FeatureService,
-    Field,
-    RequestSource,
-)
+from feast import FeatureService, Field, RequestSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
-from feast.types import (
-    Int64,
-    String,
-)
+from feast.types import Int64, String
 
 from feature_repo.windows.transform import transform
 from tests.windows_project import (

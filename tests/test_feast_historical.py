@@ -42,11 +42,6 @@ ROWS = pa.schema(
 TTL = 40
 
 
-@pytest.fixture
-def folder(module_home, tmp_path):
-    return tmp_path
-
-
 def deploy(folder, *objects):
     """A project of its own in the module's Redis."""
     return project(folder, *objects, name=folder.name)

@@ -37,11 +37,6 @@ ROWS = pa.schema([("key", pa.string()), ("amount", pa.int64()), ("time", TIME), 
 AMOUNT = [Field(name="amount", dtype=Int64)]
 
 
-@pytest.fixture
-def folder(module_home, tmp_path):
-    return tmp_path
-
-
 def row(amount, seconds, key="a"):
     return {"key": key, "amount": amount, "time": at(seconds), "known": at(seconds)}
 

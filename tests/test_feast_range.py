@@ -31,11 +31,6 @@ EVENTS = [
 ]
 
 
-@pytest.fixture
-def folder(module_home, tmp_path):
-    return tmp_path
-
-
 def plain(path, name="plain", entities=(HOLDER,), features=("amount",), **options):
     source = FileSource(name=f"{name}_rows", path=str(path), timestamp_field="time", **options)
     schema = [Field(name=feature, dtype=Int64) for feature in features]

@@ -6,19 +6,10 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import pyarrow as pa
 import pytest
-from feast import (
-    Field,
-    RequestSource,
-)
-from feast.errors import (
-    FeatureNameCollisionError,
-    FeatureViewNotFoundException,
-)
+from feast import Field, RequestSource
+from feast.errors import FeatureNameCollisionError, FeatureViewNotFoundException
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import (
-    Int64,
-    String,
-)
+from feast.types import Int64, String
 
 from tests.feast_universal import (
     COUNT,
@@ -31,21 +22,7 @@ from tests.feast_universal import (
     history,
     named,
 )
-from tests.windows_project import (
-    START,
-    TIME,
-    at,
-    event,
-    events_source,
-    plain_view,
-    view_of,
-    write_events,
-)  # fmt: skip
-
-
-@pytest.fixture
-def folder(module_home, tmp_path):
-    return tmp_path
+from tests.windows_project import START, TIME, at, event, events_source, plain_view, view_of, write_events
 
 
 @pytest.fixture

@@ -9,27 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import (
-    BatchFeatureView,
-    Entity,
-    FeatureView,
-    Field,
-    FileSource,
-    PushSource,
-)
+from feast import BatchFeatureView, Entity, FeatureView, Field, FileSource, PushSource
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import (
-    Array,
-    Bytes,
-    Float32,
-    Int32,
-    Int64,
-    Json,
-    Map,
-    String,
-    Struct,
-    UnixTimestamp,
-)
+from feast.types import Array, Bytes, Float32, Int32, Int64, Json, Map, String, Struct, UnixTimestamp
 from feast.value_type import ValueType
 
 from tests.feast_universal import deploy, history, named, statuses
@@ -46,11 +28,6 @@ from tests.windows_project import (
     view_of,
     write_events,
 )  # fmt: skip
-
-
-@pytest.fixture
-def folder(module_home, tmp_path):
-    return tmp_path
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from feast import (
-    FeatureStore,
-    RepoConfig,
-)
+from feast import FeatureStore, RepoConfig
 from feast.cli.cli import cli as feast_command
-from feast.errors import (
-    RegistryInferenceFailure,
-)
-from feast.types import (
-    Int64,
-    String,
-)
+from feast.errors import RegistryInferenceFailure
+from feast.types import Int64, String
 from google.protobuf.message import Message
 
 from feature_repo.settings import PROJECT_ROOT
@@ -34,11 +26,6 @@ from tests.windows_project import (
     view_of,
     write_events,
 )  # fmt: skip
-
-
-@pytest.fixture
-def folder(module_home, tmp_path):
-    return tmp_path
 
 
 def test_the_column_of_the_times_is_found_where_it_is_the_only_one(folder):

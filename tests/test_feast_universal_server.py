@@ -6,41 +6,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feast import (
-    FeatureView,
-    Field,
-    FileSource,
-    PushSource,
-)
+from feast import FeatureView, Field, FileSource, PushSource
 from feast.dqm.errors import ValidationFailed
 from feast.dqm.profilers.profiler import Profile, Profiler, ValidationError, ValidationReport
 from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
-from feast.types import (
-    Int64,
-)
+from feast.types import Int64
 
 from tests.feast_universal import COUNT, deploy, deploy_everything, history
-from tests.windows_project import (
-    HOLDER,
-    START,
-    at,
-    event,
-    events_source,
-    plain_view,
-    view_of,
-    write_events,
-)  # fmt: skip
-
-
-@pytest.fixture
-def folder(module_home, tmp_path):
-    return tmp_path
-
-
-@pytest.fixture
-def everything(folder):
-    return deploy_everything(folder)
+from tests.windows_project import HOLDER, START, at, event, events_source, plain_view, view_of, write_events
 
 
 @pytest.fixture
@@ -116,8 +90,8 @@ def test_what_cannot_be_pushed_to_the_server_is_an_error_and_changes_nothing(ser
 
 
 @pytest.mark.parametrize("given", ["table", "path"])
-def test_logs_of_a_service_of_views_of_every_kind_are_all_found_again(everything, folder, given):
-    store, _ = everything
+def test_logs_of_a_service_of_views_of_every_kind_are_all_found_again(folder, given):
+    store, _ = deploy_everything(folder)
     destination = folder / "logs"
     destination.mkdir()
     part = store.get_feature_service("part")

@@ -79,7 +79,7 @@ def test_beyond_its_room_events_lie_in_a_file_whose_gaps_are_filled_again(room):
 @pytest.mark.parametrize("most", [0, 10**9])
 def test_known_times_can_be_added_to_what_is_kept(room, most):
     events = some(1, 50, 3)
-    known = room(most).keep(events).with_known_times()
+    known = room(most).keep(events).laid().with_known_times()
     assert np.array_equal(known.codes, events.codes)
     assert np.array_equal(known.fields, events.fields[[0, 0, 1, 2]])
 

@@ -355,6 +355,15 @@ def delta_deploy(folder):
     return project(folder, source, view, FeatureService(name="service", features=[view]))
 
 
+def rewrite_log(folder, version, change):
+    """Change each action that the log has of a version."""
+    file = folder / "lake" / "_delta_log" / f"{version:020}.json"
+    actions = [json.loads(line) for line in file.read_text().splitlines()]
+    for action in actions:
+        change(action)
+    file.write_text("\n".join(map(json.dumps, actions)))
+
+
 def test_a_delta_source_is_read_at_its_newest_or_at_the_version_that_is_pinned(folder):
     store = delta_deploy(folder)
     counts = []
@@ -372,34 +381,25 @@ def test_a_delta_log_need_not_say_how_many_rows_there_are(folder, uncounted):
     store = delta_deploy(folder)
     assert snapshot(folder / "lake").rows == 3
     for version in range(uncounted):
-        file = folder / "lake" / "_delta_log" / f"{version:020}.json"
-        actions = [json.loads(line) for line in file.read_text().splitlines()]
-        for action in actions:
-            action.get("add", {}).pop("stats", None)
-        file.write_text("\n".join(map(json.dumps, actions)))
+        rewrite_log(folder, version, lambda action: action.get("add", {}).pop("stats", None))
     assert snapshot(folder / "lake").rows is None
     assert ask(store, [("a", 5 * 86_400)])["all_events_count_7d"] == [3]
 
 
-MARKED = ["timestampNtz", "deletionVectors"]
+READ = ["timestampNtz", "deletionVectors"]
+MARKED = {"readerFeatures": READ, "writerFeatures": READ}
 
 
 @pytest.mark.parametrize(
     ("action", "content", "feature"),
     [
-        ("protocol", {"minReaderVersion": 3, "readerFeatures": MARKED, "writerFeatures": MARKED}, "deletionVectors"),
+        ("protocol", {"minReaderVersion": 3, "minWriterVersion": 7, **MARKED}, "deletionVectors"),
         ("metaData", {"configuration": {"delta.columnMapping.mode": "name"}}, "columnMapping"),
     ],
 )  # fmt: skip
 def test_a_table_whose_files_do_not_hold_its_rows_as_they_are_is_refused(folder, action, content, feature):
     store = delta_deploy(folder)
-    file = folder / "lake" / "_delta_log" / f"{0:020}.json"
-    actions = [json.loads(line) for line in file.read_text().splitlines()]
-    for each in actions:
-        each.get(action, {}).update(content)
-        if action == "protocol" and action in each:
-            each[action]["minWriterVersion"] = 7
-    file.write_text("\n".join(map(json.dumps, actions)))
+    rewrite_log(folder, 0, lambda each: each.get(action, {}).update(content))
     with pytest.raises(
         ValueError, match=rf"^Delta table at .*lake: .* since it has {feature}; write it without"
     ):

@@ -13,7 +13,7 @@
 - A column of integers with a null among them is materialized and written through floats: beyond 2**53 others are served.
 - A FeatureService that has a view both under its own name and under another cannot be compared with itself, so not be read.
 - ``materialize-incremental`` starts a view without history a year, or its ttl, before now: what is older was never served. So it
-  does with an on-demand view that is stored online; and what that says of one over windows named neither.
+  starts an on-demand view that is stored online each time. One over windows cannot be stored; that failed without naming either.
 - ``feast registry-dump`` fails on a stream view without a function of its own.
 """
 

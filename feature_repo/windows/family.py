@@ -260,7 +260,7 @@ class Family:
     def _hold_known_times(self) -> None:
         self._late = True
         for i, held in enumerate(self._held):
-            known = held.with_known_times()
+            known = held.laid().with_known_times()
             held.let_go()
             self._held[i] = self._room.keep(known)
 

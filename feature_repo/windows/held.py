@@ -31,9 +31,6 @@ class Range(Protocol):
     def laid(self) -> "Held":
         """All of them, in memory."""
 
-    def with_known_times(self) -> "Held":
-        """The same in memory, each known when it happened."""
-
     def let_go(self) -> None:
         """They are not asked for again."""
 
@@ -66,7 +63,7 @@ class Held:
         return self
 
     def with_known_times(self) -> "Held":
-        """As in ``Range``."""
+        """The same, each known when it happened."""
         return Held(self.codes, np.insert(self.fields, 1, self.fields[0], axis=0))
 
     def part(self, start: int, end: int) -> "Held":
@@ -103,10 +100,6 @@ class Found:
             gather(column, self.positions, row)
         return Held(self.codes, fields)
 
-    def with_known_times(self) -> Held:
-        """As in ``Range``."""
-        return self.laid().with_known_times()
-
     def part(self, start: int, end: int) -> "Found":
         """A range of them."""
         return Found(self.codes[start:end], self.positions[start:end], self.columns)
@@ -137,10 +130,6 @@ class Filed:
         codes, fields = empty((self.count,), self.kind.type), empty((self.fields, self.count))
         self.file.read(self.start, (fields, codes))
         return Held(codes, fields)
-
-    def with_known_times(self) -> Held:
-        """As in ``Range``."""
-        return self.laid().with_known_times()
 
     def let_go(self) -> None:
         """As in ``Range``."""

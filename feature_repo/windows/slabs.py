@@ -60,7 +60,7 @@ class Slabs:
         last: the last instant at which rows will ask, microseconds; None: all ask at once.
 
     Raises:
-        ValueError: see ``EventScan``. OSError: see ``Room.keep``.
+        ValueError: see ``EventScan``.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Slabs:
             known: as of what knowledge, microseconds; None if each row knows up to its instant.
 
         Raises:
-            OverflowError: see ``evaluate``.
+            OverflowError: see ``evaluate``. OSError: see ``Room.keep``.
         """
         if self._last is not None:
             # What the results of earlier rows took is room for the events of these.
